@@ -1,0 +1,101 @@
+"""What a job file may say about each network: frozen, self-checking, and free of torch.
+
+Every default is the block study's value. An impossible value is refused on construction with a ValueError
+that names the key and what is allowed; through `msgspec.convert` it becomes a ValidationError.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+STAGES = 4
+"""Stages of the plan: each is a widening convolution and the blocks that follow it."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every registered network takes. `width` is the channels of its first convolution."""
+
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        _at_least("width", self.width, 1)
+
+
+class BaselineOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A plain convolutional network."""
+
+
+class SmallBaselineOptions(BaselineOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The smallest baseline starts at half the others' width."""
+
+    width: int = 16
+
+
+class StageOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The stage plan: stage i has `width`·2^i channels and `blocks[i]` blocks, which may be 0."""
+
+    blocks: tuple[int, ...] = (3, 3, 6, 6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _per_stage("blocks", self.blocks, at_least=0)
+
+
+class BottleneckOptions(StageOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bottlenecks narrow their map to width / `factor` (N)."""
+
+    factor: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("factor", self.factor, 1)
+        _divides("factor", self.factor, self.width)
+
+
+class Bottleneck8Options(BottleneckOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """BN8: the narrower bottleneck."""
+
+    factor: int = 8
+
+
+class DebOptions(BottleneckOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Double-encode bottlenecks narrow by `factor` (N), then again by `squeeze` (M)."""
+
+    squeeze: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("squeeze", self.squeeze, 1)
+        _divides("factor × squeeze", self.factor * self.squeeze, self.width)
+
+
+class BranchOptions(BottleneckOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One branch block a stage: `branches[i]` branches side by side, each of `blocks[i]` bottlenecks.
+
+    By default the plan's runs of 3, 3, 6 and 6 bottlenecks stand side by side, so that the blocks of a stage
+    cost what they cost in bn4. A stage with 0 blocks has no branches.
+    """
+
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    branches: tuple[int, ...] = (3, 3, 6, 6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _per_stage("branches", self.branches, at_least=3, at_most=6)
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{key} must be at least {least}, got {value}")
+
+
+def _divides(key: str, divisor: int, width: int) -> None:
+    if width % divisor:
+        raise ValueError(f"width must be a multiple of {key} ({divisor}), got {width}")
+
+
+def _per_stage(key: str, counts: tuple[int, ...], *, at_least: int, at_most: int | None = None) -> None:
+    if len(counts) == STAGES and at_least <= min(counts) and (at_most is None or max(counts) <= at_most):
+        return
+    allowed = f"{at_least} or more" if at_most is None else f"from {at_least} to {at_most}"
+    raise ValueError(f"{key} must be {STAGES} counts, one per stage, each {allowed}; got {list(counts)}")
