@@ -1,0 +1,83 @@
+"""Arrays decoded once and memory-mapped ever after, by any number of processes."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from augment.errors import DataError
+
+Array = npt.NDArray[Any]
+
+_MANIFEST = "manifest.json"
+
+
+def cached_arrays(entry: Path, fingerprint: str, build: Callable[[Path], None]) -> Mapping[str, Array]:
+    """The arrays of the cache folder `entry`, by file stem, memory-mapped read-only.
+
+    `build(folder)` writes them as .npy files into `folder`; it is called when there is no entry, when the
+    entry was built for another `fingerprint`, or when its files are damaged. Of several processes that ask at
+    once, one builds and the others wait. Raises DataError when the cache cannot be written, and what `build`
+    raises.
+    """
+    arrays = _open(entry, fingerprint)
+    if arrays is not None:
+        return arrays
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{entry}.lock"):
+            arrays = _open(entry, fingerprint)
+            if arrays is None:
+                _write(entry, fingerprint, build)
+                arrays = _open(entry, fingerprint)
+    except OSError as error:
+        raise DataError(f"{entry}: the decoded data cannot be kept there: {error}") from error
+    if arrays is None:
+        raise DataError(f"{entry}: the decoded data does not read back; is the disk sound?")
+    return arrays
+
+
+def _open(entry: Path, fingerprint: str) -> Mapping[str, Array] | None:
+    """The arrays of `entry`, or None if they are not exactly what was written for `fingerprint`."""
+    try:
+        manifest = json.loads((entry / _MANIFEST).read_bytes())
+        if manifest["fingerprint"] != fingerprint:
+            return None
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in manifest["arrays"]}
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None  # absent, truncated or overwritten
+    return arrays if _describe(arrays) == manifest["arrays"] else None
+
+
+def _write(entry: Path, fingerprint: str, build: Callable[[Path], None]) -> None:
+    """Build into a temporary folder, make it durable, and put it in the place of `entry`."""
+    partial = entry.with_name(f"{entry.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a builder that was killed
+    partial.mkdir()
+    build(partial)
+    arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(partial.glob("*.npy"))}
+    manifest = {"fingerprint": fingerprint, "arrays": _describe(arrays)}
+    (partial / _MANIFEST).write_text(json.dumps(manifest))
+    for path in (*partial.iterdir(), partial):
+        _fsync(path)
+    shutil.rmtree(entry, ignore_errors=True)  # processes that have it mapped keep their files
+    partial.rename(entry)
+    _fsync(entry.parent)
+
+
+def _describe(arrays: Mapping[str, Array]) -> dict[str, list[object]]:
+    return {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

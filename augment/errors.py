@@ -1,0 +1,17 @@
+"""What can go wrong with data, each message one line that says what to do."""
+
+
+class DataError(Exception):
+    """The data cannot be used as asked; the message names the file or folder and what is expected."""
+
+
+class MissingDataError(DataError):
+    """The files of a data set are not there and could not be downloaded."""
+
+
+class ImageFolderError(DataError):
+    """A folder is not laid out as an image folder, or its images do not go together."""
+
+
+class UnreadableImageError(DataError):
+    """An image file could not be decoded."""
