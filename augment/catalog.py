@@ -76,11 +76,11 @@ def check_image_folder(root: Path) -> ImageFolder:
     return ImageFolder(train, test, classes)
 
 
-def labelled_images_at_least(root: Path, count: int) -> bool:
-    """Whether the labelled part of an image folder has `count` images or more; looks no further than that."""
+def count_labelled_images(root: Path, at_most: int) -> int:
+    """How many images the labelled part of an image folder has; counts no further than `at_most`."""
     layout = check_image_folder(root)
     files = (file for name in layout.classes for file in image_files(layout.train / name))
-    return sum(1 for _ in islice(files, count)) == count
+    return sum(1 for _ in islice(files, at_most))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ class AugmentError(ValueError):
 def policy(name: str, image_size: int) -> Policy:
     """The policy `name` for images of `image_size` × `image_size` pixels.
 
-    It takes `(B, C, image_size, image_size)` floats in [0, 1] on any device and returns as many of the same
-    shape, range, dtype and device; normalising comes after it. Each sample has its own draw, from torch's
+    It takes `(B, C, image_size, image_size)` float32 images in [0, 1] on any device and returns as many of
+    the same shape, range and device; normalising comes after it. Each sample has its own draw, from torch's
     global generator of the images' device, so seeding that generator fixes the result. C is 3 or 1; grayscale
     and saturation leave an image of one channel as it is, as in torchvision's transforms v2.
 
@@ -31,9 +31,7 @@ def policy(name: str, image_size: int) -> Policy:
         AugmentError: no policy has this name or, from the policy, the images are of another size.
     """
     if name not in POLICY_NAMES:
-        raise AugmentError(
-            f"no augmentation policy is called {name!r}: choose from {', '.join(POLICY_NAMES)}"
-        )
+        raise AugmentError(f"no augmentation policy is called {name!r}: choose from {', '.join(POLICY_NAMES)}")
     if name == "none":
         return _unchanged
     return Pipeline(name, image_size)

@@ -23,11 +23,17 @@ class ResidentSet:
     `mean` and `std` are (C,), of pixel values in [0, 1]: `channel_statistics` of the training part.
     """
 
-    def __init__(self, part: Part, device: torch.device, mean: Tensor, std: Tensor) -> None:
-        self.images = _as_tensor(part.images).to(device)  # (N, C, H, W)
-        self.labels = _as_tensor(part.labels).to(device)  # (N,)
-        self.mean = mean.to(device)
-        self.std = std.to(device)
+    def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> None:
+        self.images = images  # (N, C, H, W)
+        self.labels = labels  # (N,)
+        self.mean = mean
+        self.std = std
+
+    @classmethod
+    def of(cls, part: Part, device: torch.device, mean: Tensor, std: Tensor) -> "ResidentSet":
+        """A part of a data set, brought to the device."""
+        images, labels = _as_tensor(part.images), _as_tensor(part.labels)
+        return cls(images.to(device), labels.to(device), mean.to(device), std.to(device))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -144,10 +144,7 @@ def crescent(x: Floats, y: Floats) -> Floats:
 
 
 FIGURES: Mapping[str, Callable[[Floats, Floats], Floats]] = MappingProxyType(
-    {
-        figure.__name__: figure
-        for figure in (disc, ring, square, frame, triangle, cross, star, bars, dots, crescent)
-    }
+    {figure.__name__: figure for figure in (disc, ring, square, frame, triangle, cross, star, bars, dots, crescent)}
 )
 CLASSES = tuple(FIGURES)
 

@@ -33,9 +33,7 @@ def large(options: BaselineOptions, input_shape: tuple[int, ...], classes: int) 
     return _plain(LARGE, options.width, input_shape, classes)
 
 
-def _plain(
-    groups: tuple[tuple[int, ...], ...], width: int, input_shape: tuple[int, ...], classes: int
-) -> nn.Module:
+def _plain(groups: tuple[tuple[int, ...], ...], width: int, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     channels = image_channels(input_shape)
     network = nn.Sequential()
     for index, group in enumerate(groups):

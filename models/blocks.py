@@ -153,8 +153,7 @@ class Branch(Block):
         in_channels, out_channels = _branch_channels(branches, combine, add_input)
         super().__init__(in_channels, out_channels)
         self.branches = nn.ModuleList(
-            nn.Sequential(branch, nn.BatchNorm2d(branch.out_channels)) if normalise else branch
-            for branch in branches
+            nn.Sequential(branch, nn.BatchNorm2d(branch.out_channels)) if normalise else branch for branch in branches
         )
         self.concatenate = combine == "concatenate"
         self.add_input = add_input

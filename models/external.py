@@ -46,9 +46,7 @@ def check_external(name: str) -> None:
         _check_file(name)
 
 
-def build(
-    name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int
-) -> nn.Module:
+def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """The network of an external name for samples of `input_shape` (C, H, W). Raises ModelError.
 
     A user's function is called as `function(classes=…, channels=…, **options)`. Its file can import installed
@@ -69,9 +67,7 @@ def _check_torchvision(name: str) -> None:
         return
     if wanted in _registered_in(folder.glob("*/*.py")):
         raise ModelError(f"{name} is not an image classifier")
-    raise UnknownNetworkError(
-        name, [_TORCHVISION + near for near in difflib.get_close_matches(wanted, classifiers)]
-    )
+    raise UnknownNetworkError(name, [_TORCHVISION + near for near in difflib.get_close_matches(wanted, classifiers)])
 
 
 @cache

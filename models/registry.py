@@ -104,9 +104,7 @@ def parse_options(name: str, options: Mapping[str, object]) -> msgspec.Struct:
         raise OptionError(f"{name}: {error}") from None
 
 
-def build(
-    name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int
-) -> nn.Module:
+def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A fresh network of any kind, its weights drawn from torch's global generator.
 
     `input_shape` is one sample's, (C, H, W); the network returns logits (B, `classes`). Raises ModelError.

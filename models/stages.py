@@ -153,7 +153,5 @@ def head(channels: int, classes: int) -> nn.Sequential:
 def image_channels(input_shape: tuple[int, ...]) -> int:
     """The channels of an image's shape (C, H, W). Raises ModelError for any other or too small a shape."""
     if len(input_shape) != 3 or min(input_shape[1:]) < LEAST_PIXELS:
-        raise ModelError(
-            f"needs images (C, H, W) of at least {LEAST_PIXELS}×{LEAST_PIXELS} pixels, got {input_shape}"
-        )
+        raise ModelError(f"needs images (C, H, W) of at least {LEAST_PIXELS}×{LEAST_PIXELS} pixels, got {input_shape}")
     return input_shape[0]

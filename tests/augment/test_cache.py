@@ -79,9 +79,7 @@ def garble_the_manifest(entry: Path) -> None:
     (entry / "manifest.json").write_text('{"fingerprint": "1", "arr')
 
 
-@pytest.mark.parametrize(
-    "damage", [truncate, empty, overwrite, lose_an_array, lose_the_manifest, garble_the_manifest]
-)
+@pytest.mark.parametrize("damage", [truncate, empty, overwrite, lose_an_array, lose_the_manifest, garble_the_manifest])
 def test_a_damaged_entry_is_rebuilt(entry: Path, damage: Callable[[Path], None]) -> None:
     build = Builder()
     cached_arrays(entry, "1", build)
@@ -124,8 +122,7 @@ def test_two_processes_at_once_build_once(entry: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     first, second = spawn.Event(), spawn.Event()
     pair = [
-        spawn.Process(target=ask, args=(entry, mine, others))
-        for mine, others in ((first, second), (second, first))
+        spawn.Process(target=ask, args=(entry, mine, others)) for mine, others in ((first, second), (second, first))
     ]
     for process in pair:
         process.start()

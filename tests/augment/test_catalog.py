@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.catalog import check_image_folder, labelled_images_at_least, part_sizes
+from augment.catalog import check_image_folder, count_labelled_images, part_sizes
 from augment.errors import ImageFolderError
 
 
@@ -30,9 +30,7 @@ def test_cifar_splits_into_40_5_and_5_thousand() -> None:
 
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(images=st.integers(0, 10_000), cuts=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_parts_add_up_and_are_within_one_image_of_their_fractions(
-    images: int, cuts: tuple[float, float]
-) -> None:
+def test_parts_add_up_and_are_within_one_image_of_their_fractions(images: int, cuts: tuple[float, float]) -> None:
     first, second = sorted(cuts)
     split = (first, second - first, 1 - second)
     sizes = part_sizes(images, split)
@@ -74,9 +72,7 @@ def test_a_test_class_that_training_lacks_is_refused_by_name(tmp_path: Path) -> 
         check_image_folder(files(tmp_path, "train/cat/1.png", "test/cow/1.png"))
 
 
-@pytest.mark.parametrize(("count", "enough"), [(0, True), (3, True), (4, False)])
-def test_only_images_of_the_labelled_part_count(tmp_path: Path, count: int, enough: bool) -> None:
-    files(
-        tmp_path, "train/a/1.png", "train/a/deep/2.JPG", "train/b/3.png", "train/b/notes.txt", "test/a/4.png"
-    )
-    assert labelled_images_at_least(tmp_path, count) is enough
+@pytest.mark.parametrize(("at_most", "counted"), [(0, 0), (2, 2), (3, 3), (4, 3)])
+def test_only_images_of_the_labelled_part_count(tmp_path: Path, at_most: int, counted: int) -> None:
+    files(tmp_path, "train/a/1.png", "train/a/deep/2.JPG", "train/b/3.png", "train/b/notes.txt", "test/a/4.png")
+    assert count_labelled_images(tmp_path, at_most) == counted

@@ -143,9 +143,7 @@ class TestImageFolder:
         with pytest.raises(ImageFolderError, match=f"^{root}: its class folders hold no images"):
             ask()
 
-    def test_a_second_load_decodes_nothing(
-        self, root: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_second_load_decodes_nothing(self, root: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
         paint_class(root / "a", range(8))
         first = ask()
         monkeypatch.delattr(image_folder, "_decode")
@@ -221,9 +219,7 @@ class TestShapes:
 
 
 class TestCifar:
-    def test_images_and_labels_are_torchvisions(
-        self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_images_and_labels_are_torchvisions(self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_cifar10(root / "cifar-10-batches-py", monkeypatch)
         parts = load(DataRequest("cifar10", root, split="official"), cache)
         assert (len(parts.train), len(parts.test)) == (10, 2)
@@ -241,9 +237,7 @@ class TestCifar:
         load(DataRequest("cifar10", root, split=HALVES), cache)
         assert len(load(DataRequest("cifar10", root / "elsewhere", split=HALVES), cache).train) == 5
 
-    @pytest.mark.parametrize(
-        ("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")]
-    )
+    @pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
     def test_without_files_or_network_the_folder_to_fill_is_named(
         self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
     ) -> None:

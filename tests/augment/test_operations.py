@@ -30,9 +30,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def draw(
-    operation: K.AugmentationBase2D, count: int = OURS, size: tuple[int, int] = (32, 32)
-) -> dict[str, Tensor]:
+def draw(operation: K.AugmentationBase2D, count: int = OURS, size: tuple[int, int] = (32, 32)) -> dict[str, Tensor]:
     return operation.generate_parameters((count, 3, *size))
 
 
@@ -85,8 +83,7 @@ def test_resized_crop_has_v2s_antialiased_pixels(size: tuple[int, int]) -> None:
     params = draw(operation, 200, size)
     boxes = torch.stack([params[key] for key in ("top", "left", "height", "width")], dim=1).int().tolist()
     theirs = [
-        V.resized_crop(image, *box, size=list(size), antialias=True)
-        for image, box in zip(images, boxes, strict=True)
+        V.resized_crop(image, *box, size=list(size), antialias=True) for image, box in zip(images, boxes, strict=True)
     ]
     assert_pixels(operation(images, params), theirs, ROUNDING)
 

@@ -70,10 +70,8 @@ def picture() -> Tensor:
 def statistics(images: Tensor) -> dict[str, Tensor]:
     """Numbers that tell of each image what was done to it, `(B,)` each."""
     rows, columns = images.mean(dim=(1, 3)), images.mean(dim=(1, 2))
-    colour = images.amax(dim=1) - images.amin(dim=1)
-    middle = slice(10, 22), slice(10, 22)  # seldom reached by what comes in from outside the image
-    contrast = images.mean(dim=1)[:, *middle].flatten(1).std(dim=1)
     red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
+    middle = images[..., 10:22, 10:22]  # seldom reached by the black that comes in from outside
     return {
         "red": red,
         "green": green,
@@ -82,15 +80,26 @@ def statistics(images: Tensor) -> dict[str, Tensor]:
         "spread of blue": images[:, 2].flatten(1).std(dim=1),
         "zeros": (images == 0).flatten(1).float().mean(dim=1),
         "ones": (images == 1).flatten(1).float().mean(dim=1),
-        "gray": (colour < 1e-3).flatten(1).all(dim=1),
-        "contrast at equal brightness": contrast / images[..., *middle].mean(dim=(1, 2, 3)),
-        "saturation at equal contrast": colour[:, *middle].mean(dim=(1, 2)) / contrast,
+        "colour": colour(images),
+        "gray": colour(images) < 1e-3,
+        "relative contrast": contrast(images) / images.mean(dim=(1, 2, 3)),
+        "relative contrast of the middle": contrast(middle) / middle.mean(dim=(1, 2, 3)),
+        "relative colour": colour(images) / contrast(images),
+        "relative colour of the middle": colour(middle) / contrast(middle),
         "left less right": columns[:, :16].mean(dim=1) - columns[:, 16:].mean(dim=1),
         "top less bottom": rows[:, :16].mean(dim=1) - rows[:, 16:].mean(dim=1),
         "roughness": (images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3)),
         "corner": images[:, 1, 0, 0],
         "centre": images[:, 1, 16, 16],
     }
+
+
+def colour(images: Tensor) -> Tensor:
+    return (images.amax(dim=1) - images.amin(dim=1)).mean(dim=(1, 2))
+
+
+def contrast(images: Tensor) -> Tensor:
+    return images.mean(dim=1).flatten(1).std(dim=1)
 
 
 @pytest.fixture(scope="module", params=CHANGING)
@@ -204,9 +213,7 @@ class Transfers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given, made = (
-            {t.device.type for t in tree_leaves(x) if isinstance(t, Tensor)} for x in (args, result)
-        )
+        given, made = ({t.device.type for t in tree_leaves(x) if isinstance(t, Tensor)} for x in (args, result))
         if given and made and given != made:
             self.seen.append(str(func))
         return result
@@ -222,7 +229,5 @@ def test_never_waits_for_the_gpu(name: str) -> None:
 
 
 def test_without_augmentation_kornia_is_not_imported() -> None:
-    code = (
-        "import sys; from augment.policies import policy; policy('none', 32); exit('kornia' in sys.modules)"
-    )
+    code = "import sys; from augment.policies import policy; policy('none', 32); exit('kornia' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

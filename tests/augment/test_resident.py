@@ -37,13 +37,11 @@ few = settings(deadline=None, max_examples=40, derandomize=True)
 def numbered(count: int) -> Part:
     """Images of 1×2×2 pixels, each labelled with its number and filled with it, modulo 256."""
     numbers = np.arange(count, dtype=np.int64)
-    return Part(
-        np.broadcast_to((numbers % 256).astype(np.uint8)[:, None, None, None], (count, 1, 2, 2)), numbers
-    )
+    return Part(np.broadcast_to((numbers % 256).astype(np.uint8)[:, None, None, None], (count, 1, 2, 2)), numbers)
 
 
 def resident(count: int) -> ResidentSet:
-    return ResidentSet(numbered(count), CPU, *AS_STORED)
+    return ResidentSet.of(numbered(count), CPU, *AS_STORED)
 
 
 def identity(images: Tensor) -> Tensor:
@@ -105,7 +103,7 @@ class TestTrainingBatches:
     def test_pixels_are_normalised_by_channel(self) -> None:
         images = np.random.RandomState(0).randint(0, 256, (6, 3, 2, 2)).astype(np.uint8)
         mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 1.0, 2.0])
-        data = ResidentSet(Part(images, np.arange(6)), CPU, mean, std)
+        data = ResidentSet.of(Part(images, np.arange(6)), CPU, mean, std)
         for batch, labels in epoch(data):
             expected = (torch.from_numpy(images)[labels] / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
             torch.testing.assert_close(batch, expected)
@@ -168,9 +166,7 @@ class TestAugmentation:
             alive.append(sum(chunk() is not None for chunk in made))
             made.append(weakref.ref(images))
 
-        batches = resident(40).training_batches(
-            seed=0, epoch=0, batch_size=4, augment=noting(remember), chunk_size=8
-        )
+        batches = resident(40).training_batches(seed=0, epoch=0, batch_size=4, augment=noting(remember), chunk_size=8)
         for batch in batches:  # holds each batch until it has the next, as a training loop does
             assert len(batch) == 2
         assert alive == [0] * 5
@@ -229,9 +225,7 @@ class TestStreamSeed:
         assert 0 <= stream_seed(seed, *path) < 2**63
 
     def test_paths_that_read_alike_have_seeds_of_their_own(self) -> None:
-        assert (
-            len({stream_seed(*path) for path in ((1, 2, 3), (12, 3), (1, 23), (1, "2", 3), (1, "2, 3"))}) == 5
-        )
+        assert len({stream_seed(*path) for path in ((1, 2, 3), (12, 3), (1, 23), (1, "2", 3), (1, "2, 3"))}) == 5
 
     def test_it_is_the_same_for_ever(self) -> None:
         assert stream_seed(42, "order", 0) == 4741138862352400438
@@ -268,7 +262,7 @@ class TestChannelStatistics:
 
     def test_they_normalise_the_data_they_are_of(self) -> None:
         images = np.random.RandomState(0).randint(0, 200, (50, 3, 4, 4)).astype(np.uint8)
-        data = ResidentSet(Part(images, np.zeros(50, np.int64)), CPU, *channel_statistics(images))
+        data = ResidentSet.of(Part(images, np.zeros(50, np.int64)), CPU, *channel_statistics(images))
         ((pixels, _),) = data.evaluation_batches(50)
         torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(pixels.std((0, 2, 3), correction=0), torch.ones(3))
@@ -283,25 +277,25 @@ class TestChannelStatistics:
 def test_a_memory_mapped_part_can_be_resident(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", numbered(6).images)
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
-    data = ResidentSet(Part(images, numbered(6).labels), CPU, *AS_STORED)
+    data = ResidentSet.of(Part(images, numbered(6).labels), CPU, *AS_STORED)
     assert data.images[:, 0, 0, 0].tolist() == list(range(6))
 
 
 @pytest.mark.gpu
 class TestCuda:
     def test_order_and_pixels_are_those_of_the_cpu(self) -> None:
-        on_gpu = ResidentSet(numbered(20), torch.device("cuda"), *AS_STORED)
+        on_gpu = ResidentSet.of(numbered(20), torch.device("cuda"), *AS_STORED)
         for (images, labels), (expected, numbers) in zip(epoch(on_gpu), epoch(resident(20)), strict=True):
             assert images.is_cuda
             assert torch.equal(labels.cpu(), numbers)
             torch.testing.assert_close(images.cpu(), expected)
 
     def test_a_resumed_epoch_yields_the_bits_of_an_uninterrupted_one(self) -> None:
-        on_gpu = ResidentSet(numbered(20), torch.device("cuda"), *AS_STORED)
+        on_gpu = ResidentSet.of(numbered(20), torch.device("cuda"), *AS_STORED)
         assert same(epoch(on_gpu, noisy, first_step=3), epoch(on_gpu, noisy)[3:])
 
     def test_draws_leave_the_callers_undisturbed(self) -> None:
-        on_gpu = ResidentSet(numbered(20), torch.device("cuda"), *AS_STORED)
+        on_gpu = ResidentSet.of(numbered(20), torch.device("cuda"), *AS_STORED)
         before = torch.cuda.get_rng_state()
         epoch(on_gpu, noisy)
         assert torch.equal(torch.cuda.get_rng_state(), before)

@@ -100,9 +100,7 @@ def test_a_small_convolutional_network_learns_them_within_20_000_images() -> Non
     network = small_network()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(5):
-        batches = train.training_batches(
-            seed=0, epoch=epoch, batch_size=64, augment=lambda x: x, chunk_size=4096
-        )
+        batches = train.training_batches(seed=0, epoch=epoch, batch_size=64, augment=lambda x: x, chunk_size=4096)
         for pixels, targets in batches:
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(pixels), targets).backward()

@@ -165,9 +165,7 @@ def test_normalised_branches_have_no_mean_and_unit_variance_in_each_channel() ->
         (lambda: Branch([], combine="average"), "take the same channels"),
         (lambda: Branch([Residual(4)], combine="concatenate", add_input=True), "averaged branches only"),
         (
-            lambda: Branch(
-                [Residual(4), Branch([Residual(4)] * 2, combine="concatenate")], combine="average"
-            ),
+            lambda: Branch([Residual(4), Branch([Residual(4)] * 2, combine="concatenate")], combine="average"),
             "return the same channels",
         ),
     ],

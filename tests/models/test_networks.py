@@ -59,9 +59,7 @@ def test_a_baseline_is_within_3_percent_of_the_size_in_its_name(name: str, targe
     assert count_parameters(on_meta(name)) == pytest.approx(target, rel=0.03)
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("baseline-130k", 4), ("baseline-430k", 6), ("baseline-large", 5)]
-)
+@pytest.mark.parametrize(("name", "count"), [("baseline-130k", 4), ("baseline-430k", 6), ("baseline-large", 5)])
 def test_a_baseline_has_4_to_6_convolutions(name: str, count: int) -> None:
     assert sum(isinstance(module, nn.Conv2d) for module in on_meta(name).modules()) == count
 
@@ -77,9 +75,7 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     network = build(name, small(name), input_shape=IMAGE, classes=10)
     loss = nn.functional.cross_entropy(network(torch.randn(8, *IMAGE)), torch.arange(8))
     torch.autograd.backward(loss)
-    unreached = [
-        key for key, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()
-    ]
+    unreached = [key for key, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert unreached == []
 
 

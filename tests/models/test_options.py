@@ -63,9 +63,7 @@ def test_the_defaults_are_the_studys() -> None:
         ("baseline-130k", {"blocks": [1, 1, 1, 1]}, "baseline-130k has no option 'blocks' (it has width)"),
     ],
 )
-def test_an_impossible_option_is_refused_in_one_line(
-    name: str, options: dict[str, object], message: str
-) -> None:
+def test_an_impossible_option_is_refused_in_one_line(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError) as refusal:
         check(name, options)
     assert message in str(refusal.value)

@@ -1,0 +1,90 @@
+"""Checks a table of a job file against a record type, and says everything that is wrong with it at once."""
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+Record = TypeVar("Record", bound=Struct)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint to append to a message: `; did you mean "epochs"?`, or what is allowed when nothing is near."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f'; did you mean "{close[0]}"?' if close else f"; allowed: {', '.join(known)}"
+
+
+def check_table(kind: type[Record], table: object, where: str, errors: list[str]) -> Record | None:
+    """Build a `kind` from a TOML table.
+
+    Returns None and appends one line per problem to `errors`, each beginning with its dotted key.
+    """
+    if not isinstance(table, Mapping):
+        errors.append(f"{where}: expected a table, got {toml_literal(table)}")
+        return None
+    before = len(errors)
+    values = {}
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for key, value in table.items():
+        if key not in fields:
+            errors.append(f"{where}.{key}: unknown key{nearest(key, fields)}")
+            continue
+        try:
+            values[key] = msgspec.convert(value, fields[key].type)
+        except msgspec.ValidationError as error:
+            errors.append(f"{where}.{key}: {_explain(error, fields[key].type, value)}")
+    for name, field in fields.items():
+        if field.required and name not in table:
+            errors.append(f"{where}.{name}: missing")
+    if len(errors) > before:
+        return None
+    try:
+        return kind(**values)
+    except ValueError as error:
+        errors.append(f"{where}.{error}")
+        return None
+
+
+def check_variant(
+    kinds: Mapping[str, type[Struct]], default: str, table: object, where: str, errors: list[str]
+) -> Struct | None:
+    """Build the record that the table's `name` chooses, e.g. one of the schedules."""
+    if not isinstance(table, Mapping):
+        errors.append(f"{where}: expected a table, got {toml_literal(table)}")
+        return None
+    name = table.get("name", default)
+    if not isinstance(name, str) or name not in kinds:
+        errors.append(f"{where}.name: unknown {where} {toml_literal(name)}{nearest(str(name), kinds)}")
+        return None
+    rest = {key: value for key, value in table.items() if key != "name"}
+    return check_table(kinds[name], rest, where, errors)
+
+
+def toml_literal(value: object) -> str:
+    """A value as the person wrote it, shortened."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _explain(error: msgspec.ValidationError, kind: Any, value: object) -> str:
+    """msgspec's reason in a person's words, with what is allowed and what was there."""
+    choices = [choice for choice in _literals(kind) if isinstance(choice, str)]
+    if choices and isinstance(value, str):
+        return f"unknown value {toml_literal(value)}{nearest(value, choices)}"
+    reason = str(error).replace("`", "")
+    reason = reason[0].lower() + reason[1:]
+    return reason if ", got " in reason else f"{reason}, got {toml_literal(value)}"
+
+
+def _literals(kind: Any) -> list[object]:
+    """The values of every Literal inside a type."""
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    return [choice for argument in typing.get_args(kind) for choice in _literals(argument)]

@@ -1,0 +1,130 @@
+"""Everything a job needs to go on as if it had never stopped.
+
+A checkpoint holds tensors and plain values only and is read with `weights_only=True`: nothing in it can run code.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from jobs.errors import CheckpointError
+from jobs.run_dir import make_private_folder, write_atomically
+from jobs.schedule import ScheduleState
+from jobs.spec import JobSpec, encode
+
+FORMAT = 1
+_IRRELEVANT = {"name": "", "priority": 0}  # keys of a spec that do not change how it trains
+
+
+class Best(msgspec.Struct, frozen=True, kw_only=True):
+    """The best epochs so far; accuracies are fractions."""
+
+    epoch: int = 0
+    validation_accuracy: float = -1.0
+    train_accuracy: float = -1.0
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """Where training stands, besides what the network and the optimizer hold."""
+
+    schedule: ScheduleState = ScheduleState()
+    step: int = 0  # optimizer steps done in all
+    step_in_epoch: int = 0  # of those, the ones in the unfinished epoch
+    elapsed_s: float = 0.0
+    best: Best = Best()
+
+
+def save_checkpoint(
+    path: Path,
+    spec: JobSpec,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    totals: torch.Tensor,
+    position: Position,
+) -> None:
+    """Write all of a job's state, atomically."""
+    state = {
+        "format": FORMAT,
+        "spec": _identity(spec),
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "totals": totals,
+        "position": msgspec.json.encode(position).decode(),
+        "random": random_state(totals.device),
+    }
+    _write(path, state)
+
+
+def load_checkpoint(
+    path: Path,
+    spec: JobSpec,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    totals: torch.Tensor,
+) -> Position:
+    """Put a checkpoint's state into the given objects and return the position.
+
+    Raises CheckpointError if the file cannot be read, or belongs to a job that trains differently.
+    """
+    state = _read(path)
+    if state["spec"] != _identity(spec):
+        raise CheckpointError(f"{path}: belongs to another job; remove it to train from the beginning")
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    totals.copy_(state["totals"])
+    set_random_state(state["random"], totals.device)
+    return msgspec.json.decode(state["position"], type=Position)
+
+
+def save_weights(path: Path, spec: JobSpec, network: nn.Module) -> None:
+    """Write a network's weights and buffers, atomically."""
+    _write(path, {"format": FORMAT, "spec": _identity(spec), "network": network.state_dict()})
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Raises CheckpointError if the file cannot be read or does not fit the network."""
+    try:
+        network.load_state_dict(_read(path)["network"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: does not fit the network: {str(error).splitlines()[0]}") from error
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's global generators that training on `device` draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _identity(spec: JobSpec) -> str:
+    return encode(msgspec.structs.replace(spec, **_IRRELEVANT)).decode()
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    make_private_folder(path.parent)
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # torch.load has no exception of its own for a damaged file
+        raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: written by another version of gpuq")
+    return state

@@ -1,0 +1,154 @@
+"""The process that traces jobs: `python -P -m jobs.estimator`, a request a line in, a reply a line out.
+
+It sees no GPU. What a traced network prints goes to standard error, never between the replies.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from jobs.spec import JobSpec
+from jobs.trace_messages import Reply, Request
+
+if TYPE_CHECKING:
+    from jobs.trace import DataShape, Trace
+
+MiB = 1 << 20
+
+# On the CPU: the code pages, thread stacks and kernel scratch that a training touches after its imports, and what
+# malloc keeps beside the tensors (docs/estimation.md says how these were measured).
+CPU_TRAINING_BYTES = 64 * MiB
+CPU_SLACK_SHARE = 0.10
+# On CUDA: what the caching allocator reserves beyond the tensors, and cuBLAS's workspaces
+# (torch's notes on CUDA semantics, "cuBLAS workspaces").
+CUDA_SLACK_SHARE = 0.20
+CUDA_WORKSPACE_BYTES = 64 * MiB
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for request in _requests():
+        replies.write(msgspec.json.encode(answer(request)) + b"\n")
+        replies.flush()
+
+
+def _requests() -> Iterator[Request]:
+    for line in sys.stdin.buffer:
+        yield msgspec.json.decode(line, type=Request)
+
+
+def answer(request: Request) -> Reply:
+    """The predicted bytes of a job by component, or why it cannot be told."""
+    try:
+        process_bytes = imports_bytes(request.spec)
+        from jobs.trace import trace_job
+
+        traced = trace_job(request.spec, data_shape(request), request.precision)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        return Reply(key=request.key, error=f"{type(error).__name__}: {first_line[:500]}")
+    if request.device == "cpu":
+        components = cpu_components(traced, process_bytes)
+    else:
+        components = cuda_components(traced, request.context_bytes)
+    return Reply(key=request.key, components=components, parameters=traced.parameters)
+
+
+def data_shape(request: Request) -> "DataShape":
+    """The job's data set as its facts tell, or, if they cannot or it is to be prepared, as it is on disk.
+
+    Raises DataError.
+    """
+    from augment.catalog import DATASETS, part_sizes
+    from augment.datasets import load
+    from jobs.trace import DataShape
+    from jobs.train import data_request
+
+    data = request.spec.data
+    facts = DATASETS[data.name]
+    if request.prepare or facts.train_images is None or facts.image_size is None or facts.classes is None:
+        parts = load(data_request(request.spec), Path(request.cache_dir))
+        sizes = len(parts.train), len(parts.validation), len(parts.test)
+        return DataShape(*sizes, parts.input_shape, len(parts.classes))
+    labelled = min(facts.train_images, data.limit or facts.train_images)
+    if data.split == "official":
+        sizes = labelled, facts.test_images or 0, facts.test_images or 0
+    else:
+        sizes = part_sizes(labelled, data.split)
+    return DataShape(*sizes, (facts.channels, facts.image_size, facts.image_size), facts.classes)
+
+
+def tensor_components(traced: "Trace") -> dict[str, int]:
+    """The traced peak by what holds it; activations are what nothing else explains."""
+    lasting = {
+        "parameters": traced.parameters_bytes,
+        "gradients": traced.gradients_bytes,
+        "optimizer": traced.optimizer_bytes,
+        "data": traced.data_bytes,
+    }
+    return {**lasting, "activations": max(0, traced.peak_bytes - sum(lasting.values()))}
+
+
+def cpu_components(traced: "Trace", process_bytes: int) -> dict[str, int]:
+    """Resident memory of a worker on the CPU.
+
+    While it loads, the memory-mapped cache and the copy taken from it are both resident.
+    """
+    tensors = tensor_components(traced)
+    slack = int(CPU_SLACK_SHARE * tensors["activations"])
+    loading = max(0, 2 * traced.data_bytes - traced.peak_bytes - slack)
+    return {
+        "process": process_bytes + CPU_TRAINING_BYTES,
+        **tensors,
+        "loading": loading,
+        "allocator slack": slack,
+    }
+
+
+def cuda_components(traced: "Trace", context_bytes: int) -> dict[str, int]:
+    """Bytes of a worker's process on a GPU."""
+    return {
+        "context": context_bytes,
+        **tensor_components(traced),
+        "workspaces": CUDA_WORKSPACE_BYTES,
+        "allocator slack": int(CUDA_SLACK_SHARE * traced.peak_bytes),
+    }
+
+
+def imports_bytes(spec: JobSpec) -> int:
+    """Resident memory of a process that has imported what this job's worker imports."""
+    needed = ["jobs.train"]
+    if spec.data.augment != "none":
+        needed.append("augment.operations")
+    if spec.model.name.startswith("torchvision:"):
+        needed.append("torchvision")
+    return _bare_bytes() + sum(_import_cost(module) for module in needed)
+
+
+@cache
+def _bare_bytes() -> int:
+    return resident_bytes()
+
+
+@cache
+def _import_cost(module: str) -> int:
+    """What importing a module adds to the resident memory; in this process that can be seen only once."""
+    before = resident_bytes()
+    importlib.import_module(module)
+    return max(0, resident_bytes() - before)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process (/proc/self/statm, second field; proc(5))."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""TOML job files: read, expanded by their matrix, validated. All errors of all files, or all jobs."""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+import models.registry
+from augment import catalog
+from augment.errors import DataError
+from jobs import spec
+from jobs.checking import check_table, check_variant, nearest, toml_literal
+from jobs.errors import InputError
+from jobs.spec import JobSpec
+from models.errors import ModelError
+
+Table = dict[str, Any]
+
+MAX_FILE_BYTES = 1 << 20
+MAX_COMBINATIONS = 1000
+_SECTIONS: dict[str, type[Struct]] = {
+    "data": spec.DataSpec,
+    "train": spec.TrainSpec,
+    "resources": spec.ResourcesSpec,
+}
+_VARIANTS = {"optimizer": (spec.OPTIMIZERS, "sgd"), "schedule": (spec.SCHEDULES, "plateau")}
+_TOP_LEVEL = ("name", "priority", "model", *_SECTIONS, *_VARIANTS, "matrix")
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{spec.MAX_NAME_LENGTH - 1}}}")
+
+
+def read_job_files(paths: Iterable[Path]) -> list[tuple[Path, JobSpec]]:
+    """The jobs of all files, in order, each with its file.
+
+    Raises InputError with one line per error, of every file, if there is any.
+    """
+    jobs: list[tuple[Path, JobSpec]] = []
+    lines: list[str] = []
+    for path in paths:
+        errors: list[str] = []
+        jobs += [(path, job) for job in read_job_file(path, errors)]
+        lines += [f"{path}: {error}" for error in dict.fromkeys(errors)]
+    if lines:
+        raise InputError(lines)
+    return jobs
+
+
+def read_job_file(path: Path, errors: list[str]) -> list[JobSpec]:
+    """The jobs of one file; what is wrong with it is appended to `errors`."""
+    table = _parse(path, errors)
+    if table is None:
+        return []
+    jobs = []
+    for suffix, combination in _combinations(table, errors):
+        job = _check_job(combination, path, suffix, errors)
+        if job is not None:
+            jobs.append(job)
+    return [] if errors else jobs
+
+
+def _parse(path: Path, errors: list[str]) -> Table | None:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            errors.append(f"larger than {MAX_FILE_BYTES} bytes: not a job file")
+            return None
+        return tomllib.loads(content.decode())
+    except OSError as error:
+        errors.append(f"cannot be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        errors.append(f"not UTF-8 text (byte {error.start})")
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        errors.append(f"not TOML: {error}")
+    return None
+
+
+def _combinations(table: Table, errors: list[str]) -> Iterator[tuple[str, Table]]:
+    """Each combination of the matrix as (name suffix, the table with its values put in)."""
+    matrix = table.pop("matrix", {})
+    if not isinstance(matrix, Mapping):
+        errors.append(f"matrix: expected a table of lists, got {toml_literal(matrix)}")
+        matrix = {}
+    before = len(errors)
+    for key, values in matrix.items():
+        if not isinstance(values, list) or not values:
+            errors.append(f'matrix."{key}": expected a list of values, got {toml_literal(values)}')
+        elif (problem := _unknown_key(key, table)) is not None:
+            errors.append(f'matrix."{key}": {problem}')
+    if len(errors) > before:
+        matrix = {}  # so that what else is wrong is told as well
+    choices = [[(key, value) for value in values] for key, values in matrix.items()]
+    combinations = list(itertools.islice(itertools.product(*choices), MAX_COMBINATIONS + 1))
+    if len(combinations) > MAX_COMBINATIONS:
+        errors.append(f"matrix: more than {MAX_COMBINATIONS} combinations in one file")
+        return
+    for combination in combinations:
+        yield _suffix(combination), _filled_in(table, combination)
+
+
+def _unknown_key(key: str, table: Table) -> str | None:
+    """Why a dotted matrix key names no key of a job; None if it names one."""
+    section, _, name = key.partition(".")
+    known = _keys_of(section, table)
+    if name and known is None:
+        return None
+    if not name or not known:
+        dotted = (f"{s}.{k}" for s in (*_SECTIONS, *_VARIANTS, "model") for k in _keys_of(s, table) or ["name"])
+        return f"names no key of a job{nearest(key, dotted)}" if key != "priority" else None
+    return None if name in known else f"names no key of a job{nearest(name, known)}"
+
+
+def _keys_of(section: str, table: Table) -> list[str] | None:
+    """The keys a section knows; None if it takes any (the builder of a network from outside the registry)."""
+    kinds: list[type[Struct]] = []
+    if section in _SECTIONS:
+        kinds = [_SECTIONS[section]]
+    elif section in _VARIANTS:
+        kinds = list(_VARIANTS[section][0].values())
+    elif section == "model":
+        model = table.get("model")
+        name = model.get("name") if isinstance(model, Mapping) else None
+        if not isinstance(name, str) or name not in models.registry.NETWORKS:
+            return None
+        kinds = [models.registry.NETWORKS[name].options]
+    else:
+        return []
+    names = [field.name for kind in kinds for field in msgspec.structs.fields(kind)]
+    return list(dict.fromkeys(names if section in _SECTIONS else [*names, "name"]))
+
+
+def _filled_in(table: Table, combination: Iterable[tuple[str, Any]]) -> Table:
+    table = deepcopy(table)
+    for key, value in combination:
+        section, _, name = key.rpartition(".")
+        target = table.setdefault(section, {}) if section else table
+        if isinstance(target, dict):  # else the section itself is wrong, and is told as such
+            target[name] = value
+    return table
+
+
+def _suffix(combination: Iterable[tuple[str, Any]]) -> str:
+    """`-easy-seed1`: strings stand for themselves, other values after their key."""
+    parts = []
+    for key, value in combination:
+        text = value if isinstance(value, str) else f"{key.rpartition('.')[2]}{value}"
+        text = Path(text).name.partition(":")[0] if "/" in text else text
+        parts.append("-" + re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-"))
+    return "".join(parts)
+
+
+def _check_job(table: Table, path: Path, suffix: str, errors: list[str]) -> JobSpec | None:
+    before = len(errors)
+    for key in table:
+        if key not in _TOP_LEVEL:
+            errors.append(f"{key}: unknown key{nearest(key, _TOP_LEVEL)}")
+    name = _check_name(table.get("name"), path, suffix, errors)
+    priority = table.get("priority", 0)
+    if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > 1_000_000:
+        errors.append(f"priority: expected a whole number up to a million, got {toml_literal(priority)}")
+    parts: dict[str, Any] = {"model": _check_model(table, path, errors)}
+    for section, kind in _SECTIONS.items():
+        parts[section] = check_table(kind, table.get(section, {}), section, errors)
+    for section, (kinds, default) in _VARIANTS.items():
+        parts[section] = check_variant(kinds, default, table.get(section, {}), section, errors)
+    if len(errors) > before:
+        return None
+    parts["data"] = msgspec.structs.replace(parts["data"], root=_resolved(parts["data"].root, path))
+    job = JobSpec(name=name, priority=priority, **parts)
+    errors += _contradictions(job)
+    return job if len(errors) == before else None
+
+
+def _check_name(name: object, path: Path, suffix: str, errors: list[str]) -> str:
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9._+-]+", "-", path.stem).strip("-.") or "job"
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        errors.append(
+            f"name: expected letters, digits, '.', '_', '+' and '-', starting with a letter or digit, "
+            f"{spec.MAX_NAME_LENGTH} at most, got {toml_literal(name)}"
+        )
+        return ""
+    return (name + suffix)[: spec.MAX_NAME_LENGTH]
+
+
+def _check_model(table: Table, path: Path, errors: list[str]) -> spec.ModelSpec | None:
+    model = table.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("name"), str):
+        errors.append('model.name: missing; for example [model] name = "resv1" (`gpuq models` lists them)')
+        return None
+    name: str = model["name"]
+    options = {key: value for key, value in model.items() if key != "name"}
+    if name in models.registry.NETWORKS:
+        check_table(models.registry.NETWORKS[name].options, options, "model", errors)
+        return spec.ModelSpec(name=name, options=options)
+    file, colon, function = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        name = f"{_resolved(file, path)}:{function}"
+    try:
+        models.registry.check(name, options)
+        return spec.ModelSpec(name=name, options=options)
+    except ModelError as error:
+        errors.append(f"model.name: {error}")
+        return None
+
+
+def _resolved(target: str, job_file: Path) -> str:
+    """A path in a job file is relative to that file."""
+    return str((job_file.parent / Path(target).expanduser()).resolve())
+
+
+def _contradictions(job: JobSpec) -> Iterator[str]:
+    """What is wrong with values that are fine one by one."""
+    epochs, schedule = job.train.epochs, job.schedule
+    if schedule.warmup_epochs > epochs:
+        yield (
+            f"schedule.warmup_epochs: {schedule.warmup_epochs} is longer than the training of {epochs} epochs "
+            f"(train.epochs)"
+        )
+    floor = getattr(schedule, "min_lr", getattr(schedule, "final_lr", 0.0))
+    if floor >= job.optimizer.lr:
+        yield f"schedule: the lowest rate {floor:g} is not below optimizer.lr {job.optimizer.lr:g}"
+    yield from _data_problems(job)
+
+
+def _data_problems(job: JobSpec) -> Iterator[str]:
+    data, facts = job.data, catalog.DATASETS[job.data.name]
+    if facts.image_size is not None and data.image_size not in (None, facts.image_size):
+        yield f"data.image_size: {data.name} has {facts.image_size} pixels; only an imagefolder can be resized"
+    labelled = facts.train_images
+    if job.root is not None and labelled is None:
+        try:
+            folder = catalog.check_image_folder(job.root)
+        except DataError as error:
+            yield f"data.root: {error}"
+            return
+        if data.split == "official" and folder.test is None:
+            yield f'data.split: "official" needs a test/ folder beside train/ in {job.root}'
+        labelled = catalog.count_labelled_images(job.root, at_most=_images_for_a_batch(job))
+    available = min(count for count in (labelled, data.limit) if count is not None)
+    training = available if data.split == "official" else catalog.part_sizes(available, data.split)[0]
+    if training < job.train.batch_size:
+        yield f"train.batch_size: {job.train.batch_size} is larger than the {training} training images"
+
+
+def _images_for_a_batch(job: JobSpec) -> int:
+    """So many labelled images surely leave a batch for training; no need to count a folder further."""
+    share = 1.0 if job.data.split == "official" else job.data.split[0]
+    return int(job.train.batch_size / share) + 2

@@ -1,0 +1,245 @@
+"""A run directory: every file name in it, and how files there are written.
+
+A file is written under a temporary name in the same folder, fsynced and renamed, so that a reader, or the machine
+after a power cut, finds either the old file or the new one.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from jobs.errors import GpuqError
+from jobs.spec import JobSpec, decode, encode
+
+Record = TypeVar("Record", bound=Struct)
+
+
+class ExitCode(IntEnum):
+    """How a worker ends, as its parent process and the dispatcher read it."""
+
+    SUCCEEDED = 0
+    FAILED = 1  # an unexpected error: worth one more try from the checkpoint
+    OUT_OF_MEMORY = 3
+    REFUSED = 4  # an error that another try cannot change
+    STOPPED = 75  # asked to stop, checkpoint written (sysexits.h: EX_TEMPFAIL)
+
+
+class KilledFor(StrEnum):
+    """Why a parent process kills its worker."""
+
+    MEMORY = "memory"  # held more than its reservation
+    GRACE = "grace"  # did not stop in time when asked
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """What the dispatcher decided for an attempt; written before its processes start."""
+
+    number: int
+    device: str  # a torch device: "cpu", "cuda:0"
+    reservation_bytes: int
+    context_bytes: int  # the part of the reservation that is not the caching allocator's (CUDA)
+    resident_limit_bytes: int | None  # of host memory; what a reservation is on the CPU device
+    grace_s: float  # between asking a worker to stop and killing it
+    cache_dir: str
+    environment: dict[str, str]
+
+
+class ProcessRecord(Struct, frozen=True, kw_only=True):
+    """The two processes of an attempt, by their identities; written by the parent process at its start."""
+
+    parent_pid: int
+    parent_start_ticks: int
+    worker_pid: int
+    worker_start_ticks: int
+    boot_id: str
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What a worker says once its data and network are in place and training begins."""
+
+    parameters: int
+    resumed_from_step: int
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Why a worker ended other than well, in its own words."""
+
+    kind: str  # the exception's type
+    message: str
+    requested_bytes: int | None = None  # what an allocation asked for when memory ran out
+
+
+class Peak(Struct, frozen=True, kw_only=True):
+    """The most device memory a worker held; written when it ends on its own."""
+
+    peak_bytes: int
+
+
+class ExitRecord(Struct, frozen=True, kw_only=True):
+    """How an attempt's worker ended. Neither exit code nor signal: its processes vanished unseen."""
+
+    started_at: str
+    ended_at: str
+    exit_code: int | None = None
+    signal: int | None = None
+    elapsed_s: float = 0.0
+    resident_peak_bytes: int = 0  # of the worker, in host memory
+    stop_requested: bool = False
+    killed_for: KilledFor | None = None  # why the parent process killed it, if it did
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What a job that succeeded reports."""
+
+    epochs: int
+    best_epoch: int
+    best_train_accuracy: float
+    best_validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    parameters: int
+    stopped_early: bool
+
+
+class Metrics(Struct, frozen=True, kw_only=True):
+    """One line of `metrics.jsonl`: an epoch."""
+
+    epoch: int  # from 1
+    step: int  # optimizer steps so far
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    images_per_s: float
+    elapsed_s: float  # training time of this job so far, over all attempts
+    peak_bytes: int
+
+
+class AttemptFiles:
+    """The files of one attempt, `attempts/<number>/…`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.launch = folder / "launch.json"
+        self.lock = folder / "lock"  # held by the parent process while it lives
+        self.process = folder / "process.json"
+        self.progress = folder / "progress.json"
+        self.failure = folder / "failure.json"
+        self.peak = folder / "peak.json"
+        self.exit = folder / "exit.json"
+
+
+class RunDir:
+    """The folder that holds everything of a job. Copy it, and you have the job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "spec.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
+        self.result = path / "result.json"
+        self.last_checkpoint = path / "checkpoints" / "last.pt"
+        self.best_checkpoint = path / "checkpoints" / "best.pt"
+
+    def attempt(self, number: int) -> AttemptFiles:
+        return AttemptFiles(self.path / "attempts" / str(number))
+
+    def create(self, spec: JobSpec) -> None:
+        """Make the folder and write the spec; harmless when it is there already."""
+        make_private_folder(self.path / "checkpoints")
+        if not self.spec.exists():
+            write_atomically(self.spec, encode(spec))
+
+    def read_spec(self) -> JobSpec:
+        return decode(self.spec.read_bytes())
+
+
+def make_private_folder(path: Path) -> None:
+    """A folder, with its parents, that only its owner may enter."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def open_private(path: Path, mode: Literal["wb", "ab"]) -> IO[bytes]:
+    """Open for writing or appending; a new file belongs to its owner alone."""
+    flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | (os.O_APPEND if mode == "ab" else os.O_TRUNC)
+    return os.fdopen(os.open(path, flags, 0o600), mode)
+
+
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> None:
+    """Replace `path` by `content`, or by what a function writes into the open file, as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open_private(temporary, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_record(path: Path, record: Struct) -> None:
+    make_private_folder(path.parent)
+    write_atomically(path, msgspec.json.encode(record))
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """The record in a file; None if there is no such file. Raises GpuqError if it holds anything else."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except msgspec.DecodeError as error:
+            raise GpuqError(f"{path}: not a {kind.__name__} record: {error}") from error
+    return None
+
+
+def append_metrics(path: Path, line: Metrics) -> None:
+    """Add an epoch's line and make it last."""
+    with open_private(path, "ab") as file:
+        file.write(msgspec.json.encode(line) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(path: Path, after_epoch: int = 0) -> list[Metrics]:
+    """The whole lines after an epoch; a line that a crash cut short does not count."""
+    return [line for line in _whole_lines(path) if line.epoch > after_epoch]
+
+
+def drop_metrics_after(path: Path, epoch: int) -> None:
+    """Forget epochs that a resumed job is about to repeat."""
+    if path.exists():
+        kept = [line for line in _whole_lines(path) if line.epoch <= epoch]
+        write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
+
+
+def _whole_lines(path: Path) -> Iterator[Metrics]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in content.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            with contextlib.suppress(msgspec.DecodeError):
+                yield msgspec.json.decode(line, type=Metrics)

@@ -1,0 +1,79 @@
+"""What happens to one batch. The trainer runs it, and the memory trace runs the very same."""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jobs.optimizer import update
+
+Amp = contextlib.AbstractContextManager[None] | torch.autocast
+
+
+class Totals:
+    """Sums over an epoch, kept on the device so that no batch waits for the host.
+
+    `values` is float64 of shape (3,): the loss summed over images, the correct images, and the first step whose
+    loss was not finite (-1: none).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.values = torch.empty(3, dtype=torch.float64, device=device)
+        self.reset()
+
+    def reset(self) -> None:
+        self.values.zero_()
+        self.values[2] = -1
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, step: int) -> None:
+        """Count a batch by its mean loss (a scalar) and its logits `(B, classes)`."""
+        self.values[0] += loss.double() * labels.shape[0]
+        self.values[1] += (logits.argmax(1) == labels).sum()
+        first_bad = torch.where(loss.isfinite(), -1.0, float(step)).to(self.values.dtype)
+        self.values[2] = torch.where(self.values[2] >= 0, self.values[2], first_bad)
+
+    def read(self, images: int) -> tuple[float, float, int | None]:
+        """Mean loss and accuracy over `images`, and the first bad step. This waits for the device."""
+        loss, correct, bad = self.values.tolist()
+        return loss / images, correct / images, None if bad < 0 else int(bad)
+
+
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """`auto` is bf16 where the GPU has it (compute capability 8.0 on), else fp32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def mixed_precision(precision: str, device: torch.device) -> Amp:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def training_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    precision: str,
+    totals: Totals,
+    step: int,
+) -> None:
+    """Forward, cross entropy, backward and update on images `(B, C, H, W)` and labels `(B,)`."""
+    optimizer.zero_grad(set_to_none=True)
+    with mixed_precision(precision, images.device):
+        logits = network(images)
+        loss = F.cross_entropy(logits, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    update(optimizer)
+    totals.add(loss.detach(), logits.detach(), labels, step)
+
+
+@torch.no_grad()
+def evaluation_step(network: nn.Module, images: Tensor, labels: Tensor, precision: str, totals: Totals) -> None:
+    """Loss and accuracy of a batch, without gradients; the caller has set `network.eval()`."""
+    with mixed_precision(precision, images.device):
+        logits = network(images)
+        loss = F.cross_entropy(logits, labels)
+    totals.add(loss, logits, labels, 0)

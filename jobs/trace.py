@@ -1,0 +1,183 @@
+"""The memory of a job before it runs: the trainer's own step on fake tensors, every storage counted while it lives.
+
+A fake tensor has a size and no data, so a trace costs neither the memory nor the time of the real step
+(torch's FakeTensorMode). It runs on fake CPU tensors whatever the device: fake CUDA tensors need a GPU to go backward.
+"""
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+import models.registry
+from augment.policies import policy
+from augment.resident import ResidentSet
+from jobs.optimizer import build_optimizer
+from jobs.spec import JobSpec
+from jobs.step import Totals, evaluation_step, training_step
+
+STEPS_PER_CHUNK = 2  # the second is the peak: by then the optimizer has its state
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """A data set as far as memory is concerned: images in each part, (C, H, W), classes."""
+
+    train: int
+    validation: int
+    test: int
+    input_shape: tuple[int, int, int]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Bytes of tensors: at the peak, and of what lives as long as the training."""
+
+    peak_bytes: int
+    data_bytes: int
+    parameters_bytes: int  # with buffers
+    gradients_bytes: int
+    optimizer_bytes: int
+    augmentation_peak_bytes: int  # the highest while a chunk was augmented
+    parameters: int
+
+
+class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all storages that operations under it bring to life, until they die."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._seen = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.track(result)
+        return result
+
+    def track(self, tree: Any) -> None:
+        """Count the tensors in `tree` that were not born under this trace."""
+        for leaf in tree_leaves(tree):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        if not size or storage in self._seen:
+            return
+        self._seen[storage] = weakref.finalize(storage, self._forget, size)
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def _forget(self, size: int) -> None:
+        self.live_bytes -= size
+
+    def peak_since(self) -> int:
+        """The peak since the last call, which starts a new one."""
+        peak, self.peak_bytes = self.peak_bytes, self.live_bytes
+        return peak
+
+
+def trace_job(spec: JobSpec, shape: DataShape, precision: str) -> Trace:
+    """Trace the first steps of two chunks of an epoch and a batch of evaluation.
+
+    Raises ModelError for a network that cannot be built, and whatever its forward raises.
+    """
+    network = models.registry.build(
+        spec.model.name, spec.model.options, input_shape=shape.input_shape, classes=shape.classes
+    )
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    augment = policy(spec.data.augment, shape.input_shape[-1])
+    fake = FakeTensorMode()
+    make_fake(network, fake)
+    with fake, StorageTrace() as memory:
+        memory.track([*network.parameters(), *network.buffers()])
+        parameters_bytes = memory.live_bytes
+        sets = [_resident(images, shape) for images in (shape.train, shape.validation, shape.test)]
+        data_bytes = memory.live_bytes - parameters_bytes
+        optimizer = build_optimizer(spec.optimizer, network.parameters())
+        totals = Totals(torch.device("cpu"))
+        peak, augmentation_peak = _train(spec, network, optimizer, sets[0], augment, precision, totals, memory)
+        network.eval()
+        images, labels = next(iter(sets[1].evaluation_batches(spec.train.batch_size)))
+        evaluation_step(network, images, labels, precision, totals)
+        return Trace(
+            peak_bytes=max(peak, memory.peak_since()),
+            data_bytes=data_bytes,
+            parameters_bytes=parameters_bytes,
+            gradients_bytes=size_of(parameter.grad for parameter in network.parameters()),
+            optimizer_bytes=size_of(tree_leaves(list(optimizer.state.values()))),
+            augmentation_peak_bytes=augmentation_peak,
+            parameters=parameters,
+        )
+
+
+def _train(
+    spec: JobSpec,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train_set: ResidentSet,
+    augment: Any,
+    precision: str,
+    totals: Totals,
+    memory: StorageTrace,
+) -> tuple[int, int]:
+    """The peak of two chunks, and of their augmentation alone."""
+    batch_size, chunk_size = spec.train.batch_size, spec.data.chunk_size
+    batches_per_chunk = max(1, chunk_size // batch_size)
+    batches = train_set.training_batches(seed=0, epoch=0, batch_size=batch_size, augment=augment, chunk_size=chunk_size)
+    network.train()
+    peak = augmentation_peak = 0
+    memory.peak_since()
+    for number, (images, labels) in enumerate(batches):
+        place = number % batches_per_chunk
+        if place == 0:
+            augmentation_peak = max(augmentation_peak, memory.peak_since())
+        if place < STEPS_PER_CHUNK:
+            training_step(network, optimizer, images, labels, precision, totals, number)
+            peak = max(peak, memory.peak_since())
+        if number >= batches_per_chunk + 1:
+            break
+    return max(peak, augmentation_peak), augmentation_peak
+
+
+def make_fake(network: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace a network's parameters and buffers by fake ones, shared ones by shared ones."""
+    known: dict[int, Tensor] = {}
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in known:
+                    fake = mode.from_tensor(parameter.detach())
+                    known[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+                module._parameters[name] = known[id(parameter)]  # type: ignore[assignment]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                known.setdefault(id(buffer), mode.from_tensor(buffer.detach()))
+                module._buffers[name] = known[id(buffer)]
+
+
+def size_of(tensors: Iterable[object]) -> int:
+    """Bytes of the tensors among these."""
+    return sum(one.numel() * one.element_size() for one in tensors if isinstance(one, Tensor))
+
+
+def _resident(images: int, shape: DataShape) -> ResidentSet:
+    channels = shape.input_shape[0]
+    return ResidentSet(
+        torch.empty(images, *shape.input_shape, dtype=torch.uint8),
+        torch.empty(images, dtype=torch.int64),
+        torch.empty(channels),
+        torch.empty(channels),
+    )

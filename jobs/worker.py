@@ -1,0 +1,101 @@
+"""The process that trains one attempt: `python -P -m jobs.worker RUN_DIR NUMBER`.
+
+It ends with an ExitCode and leaves its reasons in the attempt's files. Its log is its standard output and error.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from jobs.errors import GpuqError
+from jobs.run_dir import AttemptFiles, ExitCode, Failure, Launch, Peak, RunDir, read_record, write_record
+from jobs.spec import JobSpec
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class StopFlag:
+    """SIGTERM as a question the training loop asks between steps."""
+
+    def __init__(self) -> None:
+        self.raised = False
+        signal.signal(signal.SIGTERM, self._raise)
+
+    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
+        self.raised = True
+
+    def __call__(self) -> bool:
+        return self.raised
+
+
+def main(run_dir: str, number: str) -> int:
+    """Train the attempt; returns the exit code."""
+    should_stop = StopFlag()
+    die_with_parent()
+    files = RunDir(Path(run_dir))
+    attempt = files.attempt(int(number))
+    launch = read_record(attempt.launch, Launch)
+    if launch is None:
+        raise GpuqError(f"{attempt.launch}: missing; an attempt is started by the dispatcher")
+    return run_attempt(files.read_spec(), files, attempt, launch, should_stop)
+
+
+def run_attempt(spec: JobSpec, files: RunDir, attempt: AttemptFiles, launch: Launch, should_stop: StopFlag) -> int:
+    """Train, and turn every way that training can end into an exit code and the attempt's files."""
+    import torch
+
+    from jobs.memory import cap_memory, is_out_of_memory, peak_bytes
+    from jobs.train import StopRequested, Surroundings, Trainer
+
+    device = torch.device(launch.device)
+    torch.set_num_threads(spec.resources.threads)
+    try:
+        cap_memory(device, launch.reservation_bytes, launch.context_bytes)
+        around = Surroundings(
+            device=device,
+            files=files,
+            attempt=attempt,
+            cache_dir=Path(launch.cache_dir),
+            context_bytes=launch.context_bytes,
+            should_stop=should_stop,
+        )
+        write_record(files.result, Trainer(spec, around).run())
+        return ExitCode.SUCCEEDED
+    except StopRequested:
+        return ExitCode.STOPPED
+    except Exception as error:
+        traceback.print_exc()
+        write_record(attempt.failure, describe_failure(error))
+        return ExitCode.OUT_OF_MEMORY if is_out_of_memory(error) else _code_of(error)
+    finally:
+        write_record(attempt.peak, Peak(peak_bytes=peak_bytes(device, launch.context_bytes)))
+
+
+def describe_failure(error: BaseException) -> Failure:
+    """An exception as a record: its type, and its message as one line."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return Failure(kind=type(error).__name__, message=(lines[0] if lines else "")[:500])
+
+
+def _code_of(error: Exception) -> ExitCode:
+    from augment.errors import DataError
+    from models.errors import ModelError
+
+    refused = isinstance(error, GpuqError | DataError | ModelError)
+    return ExitCode.REFUSED if refused else ExitCode.FAILED
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent process dies: nobody would record how it ends."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

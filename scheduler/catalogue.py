@@ -1,0 +1,57 @@
+"""`gpuq models`: what can be named in a job file."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+
+class NetworkFacts(Struct, frozen=True, kw_only=True):
+    """A network at its default size on 32×32 RGB images of ten classes."""
+
+    name: str
+    family: str
+    parameters: int
+    block_macs: int
+    summary: str
+
+
+def describe_networks() -> list[NetworkFacts]:
+    """Build every network on the meta device, which costs no memory, and count."""
+    import torch
+
+    from models.macs import block_macs, count_parameters
+    from models.registry import NETWORKS, build
+
+    facts = []
+    for network in NETWORKS.values():
+        with torch.device("meta"):
+            built = build(network.name, {}, input_shape=(3, 32, 32), classes=10)
+        facts.append(
+            NetworkFacts(
+                name=network.name,
+                family=network.family,
+                parameters=count_parameters(built),
+                block_macs=block_macs(built, (3, 32, 32)),
+                summary=network.summary,
+            )
+        )
+    return facts
+
+
+def show_networks(networks: Sequence[NetworkFacts]) -> None:
+    from rich.table import Table
+
+    from scheduler import render
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("Name")
+    table.add_column("Family")
+    table.add_column("Parameters", justify="right")
+    table.add_column("Block MACs", justify="right")
+    table.add_column("What")
+    for network in networks:
+        macs = f"{network.block_macs:,}" if network.block_macs else ""
+        table.add_row(network.name, network.family, f"{network.parameters:,}", macs, network.summary)
+    out = render.console()
+    out.print(table)
+    out.print("\nalso torchvision:NAME (its classifiers) and path/to/file.py:function", style="dim")

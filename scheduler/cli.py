@@ -1,0 +1,231 @@
+"""The command line. A command imports what it needs when it runs: people wait for `gpuq status`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from jobs.errors import GpuqError
+from scheduler.cli_types import JobIds, Memory, as_ranges, flatten
+from scheduler.home import Home, default_home
+
+EXIT_CTRL_C = 130
+
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+ids_argument = click.argument("ids", nargs=-1, required=True, type=JobIds(), metavar="ID...")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto, cpu, cuda or cuda:INDEX; auto is the first GPU, else the CPU.",
+)
+memory_option = click.option("--memory", type=Memory(), help="The CPU device's budget, such as 6GiB.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="gpuq-night", prog_name="gpuq")
+def cli() -> None:
+    """Train many models unattended on one GPU, packed by a memory prediction made before they run.
+
+    State lives in $GPUQ_HOME, by default under the XDG data directory. Exit codes: 0 done; 1 a job or the request
+    failed; 2 wrong usage or bad input; 130 Ctrl-C.
+    """
+
+
+@cli.command()
+@files_argument
+@json_option
+@click.option("--quiet", "-q", is_flag=True, help="Print the ids alone, one a line.")
+@click.option("--no-start", is_flag=True, help="Only queue; do not start the dispatcher.")
+@device_option
+@memory_option
+def submit(
+    files: tuple[Path, ...], as_json: bool, quiet: bool, no_start: bool, device: str, memory: int | None
+) -> None:
+    """Queue the jobs of TOML files, all or none, and see to it that a dispatcher runs."""
+    from scheduler.submission import submit_files
+
+    submitted = submit_files(_home(), files, start=not no_start, device=device, memory_bytes=memory)
+    if as_json:
+        _print_json(submitted)
+    elif quiet:
+        click.echo("\n".join(str(job.id) for job in submitted.jobs))
+    else:
+        click.echo(submitted.in_words())
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@device_option
+@memory_option
+@click.pass_context
+def run(ctx: click.Context, files: tuple[Path, ...], device: str, memory: int | None) -> None:
+    """Queue the jobs of TOML files and run them in the foreground, with a live table.
+
+    Ends when these jobs have ended; exit code 0 only if all succeeded. Without files, runs what is queued already.
+    Ctrl-C stops cleanly: jobs write a checkpoint and are queued again.
+    """
+    from scheduler.foreground import run_files
+
+    ctx.exit(run_files(_home(), files, device=device, memory_bytes=memory))
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, type=JobIds(), metavar="[ID...]")
+@json_option
+@device_option
+@memory_option
+def status(ids: tuple[range, ...], as_json: bool, device: str, memory: int | None) -> None:
+    """Show the device and all jobs; with ids, all about these."""
+    from scheduler import overview
+
+    home = _home()
+    told = overview.look(home, flatten(ids) or None, device, memory)
+    if as_json:
+        _print_json(told)
+    else:
+        overview.show(home, told, detailed=bool(ids))
+
+
+@cli.command()
+@click.argument("job_id", type=int, metavar="ID")
+@click.option("--follow", "-f", is_flag=True, help="Go on printing until the job has ended.")
+def logs(job_id: int, follow: bool) -> None:
+    """Print what a job's workers have printed."""
+    from scheduler.requests import print_log
+
+    print_log(_home(), job_id, follow=follow)
+
+
+@cli.command()
+@ids_argument
+def cancel(ids: tuple[range, ...]) -> None:
+    """End jobs for good. A running one writes a checkpoint first, so that `gpuq retry` can go on from there."""
+    from scheduler.requests import cancel_jobs
+
+    for line in cancel_jobs(_home(), flatten(ids)):
+        click.echo(line)
+
+
+@cli.command()
+@ids_argument
+@click.option("--no-start", is_flag=True, help="Only queue; do not start the dispatcher.")
+@device_option
+@memory_option
+def retry(ids: tuple[range, ...], no_start: bool, device: str, memory: int | None) -> None:
+    """Queue jobs again that ended without success; they go on from their last checkpoint."""
+    from scheduler.requests import retry_jobs
+
+    home = _home()
+    retried, started = retry_jobs(home, flatten(ids), start=not no_start, device=device, memory_bytes=memory)
+    click.echo(f"queued again: {as_ranges(retried)}")
+    if started is not None:
+        click.echo(f"dispatcher started (pid {started}), log: {home.dispatcher_log}")
+
+
+@cli.command()
+@ids_argument
+@click.pass_context
+def wait(ctx: click.Context, ids: tuple[range, ...]) -> None:
+    """Wait until jobs have ended; exit code 0 only if all succeeded."""
+    from scheduler.requests import wait_for
+
+    ctx.exit(0 if wait_for(_home(), flatten(ids)) else 1)
+
+
+@cli.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the networks: name, family, parameters, and the multiply-accumulates of their blocks."""
+    from scheduler.catalogue import describe_networks, show_networks
+
+    networks = describe_networks()
+    if as_json:
+        _print_json({"models": networks})
+    else:
+        show_networks(networks)
+
+
+@cli.command()
+@files_argument
+@json_option
+@device_option
+@click.pass_context
+def estimate(ctx: click.Context, files: tuple[Path, ...], as_json: bool, device: str) -> None:
+    """Predict the memory of the jobs of TOML files, without running or queueing them."""
+    from scheduler.forecast import forecast_files, show_forecasts
+
+    forecasts = forecast_files(_home(), files, device)
+    if as_json:
+        _print_json({"estimates": forecasts})
+    else:
+        show_forecasts(forecasts)
+    ctx.exit(1 if any(forecast.error for forecast in forecasts) else 0)
+
+
+@cli.command()
+@click.option("--foreground", is_flag=True, help="Stay in this terminal; for a service manager.")
+@device_option
+@memory_option
+def start(foreground: bool, device: str, memory: int | None) -> None:
+    """Start the dispatcher. It leaves when there has been nothing to do for a minute."""
+    home = _home()
+    if foreground:
+        from scheduler.service import serve_queue
+
+        serve_queue(home, device, memory)
+        return
+    from scheduler.background import ensure_dispatcher
+    from scheduler.store import Store
+
+    pid, started = ensure_dispatcher(home, Store(home.store), device, memory)
+    log = f", log: {home.dispatcher_log}"
+    click.echo(f"dispatcher {'started' if started else 'is running already'} (pid {pid}){log if started else ''}")
+
+
+@cli.command()
+def stop() -> None:
+    """Stop the dispatcher: running jobs write a checkpoint and are queued again."""
+    from scheduler.background import running_dispatcher, stop_dispatcher
+    from scheduler.store import Store
+
+    dispatcher = running_dispatcher(Store(_home().store))
+    if dispatcher is None:
+        click.echo("no dispatcher is running")
+        return
+    stop_dispatcher(dispatcher)
+    click.echo("dispatcher stopped; running jobs are queued again, `gpuq start` goes on with them")
+
+
+def _home() -> Home:
+    return default_home().create()
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; whatever goes wrong becomes one line and an exit code."""
+    try:
+        code = cli.main(arguments, prog_name="gpuq", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = EXIT_CTRL_C
+    except GpuqError as error:
+        click.echo("\n".join(f"gpuq: {line}" for line in str(error).splitlines()), err=True)
+        code = error.exit_code
+    except BrokenPipeError:  # whoever read our output has enough
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

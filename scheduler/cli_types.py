@@ -1,0 +1,56 @@
+"""Kinds of command-line values: job ids with ranges, sizes."""
+
+from collections.abc import Iterable
+
+import click
+
+from jobs.units import parse_bytes
+
+MAX_RANGE = 100_000
+
+
+class JobIds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """`7`, or `3-9` for all from 3 to 9."""
+
+    name = "id"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        if isinstance(value, range):
+            return value
+        first, dash, last = str(value).partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            self.fail(f"{value!r} is not a job's id, such as 7, or a range, such as 3-9", param, ctx)
+        ids = range(int(first), int(last or first) + 1)
+        if not ids or len(ids) > MAX_RANGE:
+            self.fail(f"{value!r} is not a range of ids", param, ctx)
+        return ids
+
+
+class Memory(click.ParamType):  # type: ignore[type-arg]
+    """`6GiB` → bytes."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def flatten(ranges: Iterable[range]) -> list[int]:
+    """The ids of all ranges, each once, in order."""
+    return list(dict.fromkeys(job_id for ids in ranges for job_id in ids))
+
+
+def as_ranges(ids: Iterable[int]) -> str:
+    """`1-3, 7`: ids as a person writes them."""
+    runs: list[list[int]] = []
+    for job_id in sorted(ids):
+        if runs and job_id == runs[-1][-1] + 1:
+            runs[-1].append(job_id)
+        else:
+            runs.append([job_id])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,202 @@
+"""The device jobs run on, and what is in its memory at one instant. The only NVML and psutil."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from jobs.errors import InputError
+from scheduler.errors import DeviceUnreadableError
+
+MiB = 1 << 20
+GiB = 1 << 30
+
+CUDA_CONTEXT_BYTES = 600 * MiB  # of a process on a GPU, beside its caching allocator; until it is measured
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """A device's bytes at one instant."""
+
+    name: str
+    kind: str  # "cpu" or "cuda"
+    total_bytes: int
+    used_by_gpuq_bytes: int
+    used_by_others_bytes: int
+    headroom_bytes: int
+    threads: int | None = None  # cores to share out; None where they are not what limits jobs
+    used_by_worker: dict[int, int] = {}  # by pid
+
+    @property
+    def budget_bytes(self) -> int:
+        return max(0, self.total_bytes - self.used_by_others_bytes - self.headroom_bytes)
+
+
+class Device(Protocol):
+    """What the dispatcher needs of a device."""
+
+    kind: str
+    torch_device: str
+    context_bytes: int
+
+    def snapshot(self, workers: Mapping[int, int]) -> Snapshot:
+        """The device now; `workers` are our processes by pid, with the bytes each has reported of itself.
+
+        Raises DeviceUnreadableError.
+        """
+        ...
+
+    def auto_precision(self) -> str:
+        """What `precision = "auto"` means here: "bf16" or "fp32"."""
+        ...
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """What a worker's environment needs to run here, and only here."""
+        ...
+
+
+class CpuDevice:
+    """Resident memory within a budget, and as many threads as there are cores."""
+
+    kind = "cpu"
+    torch_device = "cpu"
+    context_bytes = 0
+
+    def __init__(self, memory_bytes: int | None = None) -> None:
+        self._memory_bytes = memory_bytes
+
+    def snapshot(self, workers: Mapping[int, int]) -> Snapshot:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        physical = min(memory.total, _cgroup_limit())
+        total = min(self._memory_bytes or physical, physical)
+        resident, private = {}, 0
+        for pid in workers:
+            try:
+                held = psutil.Process(pid).memory_info()
+            except psutil.Error:
+                continue
+            resident[pid] = held.rss
+            private += held.rss - held.shared  # shared pages, such as torch's code, count as available already
+        others = max(0, total - min(memory.available, physical) - private)
+        return Snapshot(
+            name=f"cpu ({os.cpu_count()} cores)",
+            kind=self.kind,
+            total_bytes=total,
+            used_by_gpuq_bytes=sum(resident.values()),
+            used_by_others_bytes=others,
+            headroom_bytes=0 if self._memory_bytes else max(512 * MiB, total // 20),
+            threads=len(os.sched_getaffinity(0)),
+            used_by_worker=resident,
+        )
+
+    def auto_precision(self) -> str:
+        return "fp32"
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """No GPU to be seen, and thread pools of the right size from the first import on."""
+        return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+class CudaDevice:
+    """One NVIDIA GPU, read through NVML, which opens no context on it."""
+
+    kind = "cuda"
+    torch_device = "cuda:0"  # a worker sees this GPU alone
+    context_bytes = CUDA_CONTEXT_BYTES
+
+    def __init__(self, index: int = 0) -> None:
+        self._index = index
+
+    def snapshot(self, workers: Mapping[int, int]) -> Snapshot:
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            name = pynvml.nvmlDeviceGetName(handle)
+        except pynvml.NVMLError as error:
+            raise DeviceUnreadableError(f"GPU {self._index} cannot be read: {error}") from error
+        listed = {process.pid: process.usedGpuMemory for process in processes}
+        # Containers list the host's pids and WSL2 no bytes: there a worker's own report has to do.
+        held = {pid: listed.get(pid) or reported for pid, reported in workers.items()}
+        total, used = int(memory.total), int(memory.total) - int(memory.free)
+        return Snapshot(
+            name=name,
+            kind=self.kind,
+            total_bytes=total,
+            used_by_gpuq_bytes=sum(held.values()),
+            used_by_others_bytes=max(0, used - sum(held.values())),
+            headroom_bytes=max(256 * MiB, total // 50),
+            used_by_worker=held,
+        )
+
+    def auto_precision(self) -> str:
+        """bf16 from compute capability 8.0 on (CUDA C++ Programming Guide, "Compute Capabilities")."""
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
+            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        except pynvml.NVMLError:
+            return "fp32"  # the larger of the two; nothing starts until the device can be read
+        return "bf16" if major >= 8 else "fp32"
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """This GPU alone, numbered as NVML numbers it."""
+        visible = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(self._index)}
+        return {**visible, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def choose_device(wanted: str = "auto", memory_bytes: int | None = None) -> Device:
+    """`cpu`, `cuda`, `cuda:1`, or `auto`: the first GPU if there is one, else the CPU.
+
+    `memory_bytes` is the CPU's budget. Raises InputError for anything else.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if has_gpu() else "cpu"
+    if wanted == "cpu":
+        return CpuDevice(memory_bytes)
+    kind, _, index = wanted.partition(":")
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise InputError([f"--device: expected auto, cpu, cuda or cuda:INDEX, got {wanted!r}"])
+    if memory_bytes is not None:
+        raise InputError(["--memory: sets the budget of the CPU device; a GPU has its own"])
+    return CudaDevice(int(index or 0))
+
+
+def has_gpu() -> bool:
+    """Whether NVML answers and knows a GPU."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return bool(pynvml.nvmlDeviceGetCount() > 0)
+    except pynvml.NVMLError:
+        return False
+
+
+def unreadable(device: Device) -> Snapshot:
+    """What is known of a device that cannot be read."""
+    return Snapshot(
+        name=device.kind,
+        kind=device.kind,
+        total_bytes=0,
+        used_by_gpuq_bytes=0,
+        used_by_others_bytes=0,
+        headroom_bytes=0,
+    )
+
+
+def _cgroup_limit() -> int:
+    """The memory limit of this container, or more than any machine has."""
+    try:
+        return int(_CGROUP_LIMIT.read_text())
+    except (OSError, ValueError):
+        return 1 << 62

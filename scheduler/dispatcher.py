@@ -1,0 +1,259 @@
+"""The one process per device that starts and watches attempts. One tick: reap, follow, estimate, measure, place."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jobs.run_dir import (
+    AttemptFiles,
+    ExitRecord,
+    Failure,
+    Launch,
+    Peak,
+    Progress,
+    Result,
+    RunDir,
+    read_metrics,
+    read_record,
+)
+from scheduler import estimate as estimates
+from scheduler.device import Device, Snapshot, unreadable
+from scheduler.device_view import DeviceView, reserved_bytes, write_view
+from scheduler.errors import DeviceUnreadableError
+from scheduler.estimate import Estimate
+from scheduler.eta import remaining_s
+from scheduler.home import Home
+from scheduler.placement import Candidate, Capacity, Placement, Resident, plan
+from scheduler.records import Attempt, Job
+from scheduler.states import Outcome, State, Wish
+from scheduler.store import Store
+from scheduler.supervisor import Supervisor
+from scheduler.tracing import Failed, Tracer
+from scheduler.verdict import judge, out_of_memory_in_a_row
+
+TICK_S = 0.25
+GRACE_S = 30.0  # a worker may need this long to finish a step and write a checkpoint
+
+
+@dataclass(frozen=True)
+class Live:
+    """A live attempt with its job and its files."""
+
+    job: Job
+    attempt: Attempt
+    files: RunDir
+
+    @property
+    def attempt_files(self) -> AttemptFiles:
+        return self.files.attempt(self.attempt.number)
+
+
+class Dispatcher:
+    """Moves the queue of a state directory, on one device."""
+
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        device: Device,
+        *,
+        supervisor: Supervisor | None = None,
+        tracer: Tracer | None = None,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self._home = home
+        self._store = store
+        self._device = device
+        self._supervisor = supervisor or Supervisor()
+        self._tracer = tracer or Tracer(device, home.cache, home.estimator_log)
+        self._grace_s = grace_s
+        self._metrics_seen: dict[tuple[int, int], int] = {}  # (job, attempt) → size of metrics.jsonl
+        self._signatures: dict[int, str] = {}
+        self.stopping = False
+
+    def tick(self) -> None:
+        """Bring the store and the processes up to date with each other, then start what fits."""
+        for live in self._live():
+            self._follow(live)
+        if not self.stopping:
+            self._estimate()
+            self._place()
+
+    def shut_down(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Have all attempts checkpoint and end, their jobs queued again; within the grace time."""
+        self.stopping = True
+        self.leave()
+        while self._store.live_attempts():
+            self.tick()
+            sleep(TICK_S)
+
+    def leave(self) -> None:
+        """Let go of what is not an attempt; attempts go on, for the next dispatcher to find."""
+        self._tracer.close()
+
+    # -- attempts that live -------------------------------------------------------------------------------------
+
+    def _live(self) -> list[Live]:
+        return [
+            Live(self._store.job(attempt.job_id), attempt, self._home.run_dir(attempt.job_id))
+            for attempt in self._store.live_attempts()
+        ]
+
+    def _follow(self, live: Live) -> None:
+        """Take over what an attempt has done since the last tick, and what has become of it."""
+        files = live.attempt_files
+        ended = self._supervisor.poll(files)  # before the rest: what it wrote before it ended is then all there
+        self._note_start(live)
+        self._ingest_metrics(live)
+        if ended is not None:
+            self._end(live, ended)
+        elif self.stopping or live.job.wish is Wish.CANCEL:
+            self._supervisor.stop(files)
+
+    def _note_start(self, live: Live) -> None:
+        job, attempt = live.job, live.attempt
+        if attempt.pid is None and (pid := self._supervisor.worker_pid(live.attempt_files)) is not None:
+            self._store.set_pid(job.id, attempt.number, pid)
+        if job.state is State.STARTING:
+            progress = read_record(live.attempt_files.progress, Progress)
+            if progress is not None:
+                self._store.mark_running(job.id, attempt.number, progress.resumed_from_step, progress.parameters)
+
+    def _ingest_metrics(self, live: Live) -> None:
+        """Lines are read anew when the file has grown; an attempt's first reading takes all there are."""
+        key = (live.job.id, live.attempt.number)
+        try:
+            size = live.files.metrics.stat().st_size
+        except FileNotFoundError:
+            return
+        if size == self._metrics_seen.get(key) or not live.attempt_files.progress.exists():
+            return
+        if lines := read_metrics(live.files.metrics):
+            known = live.job.epoch if key in self._metrics_seen else 0
+            eta = remaining_s(lines, live.job.spec.train.epochs)
+            new = [line for line in lines if line.epoch > known] or lines[-1:]
+            self._store.record_metrics(live.job.id, live.attempt.number, new, eta)
+        self._metrics_seen[key] = size
+
+    def _end(self, live: Live, ended: ExitRecord) -> None:
+        files = live.attempt_files
+        *earlier, attempt = self._store.attempts(live.job.id)
+        wish = self._store.job(live.job.id).wish
+        verdict = judge(ended, read_record(files.failure, Failure), wish, attempt, earlier)
+        result = read_record(live.files.result, Result) if verdict.outcome is Outcome.SUCCEEDED else None
+        self._store.end_attempt(
+            attempt,
+            verdict.outcome,
+            verdict.reason,
+            requeue=verdict.requeue,
+            exit_code=ended.exit_code if ended.signal is None else -ended.signal,
+            peak_bytes=self._peak_bytes(read_record(files.peak, Peak), ended),
+            test_accuracy=None if result is None else result.test_accuracy,
+        )
+
+    def _peak_bytes(self, peak: Peak | None, ended: ExitRecord) -> int | None:
+        reported = 0 if peak is None else peak.peak_bytes
+        resident = ended.resident_peak_bytes if self._device.kind == "cpu" else 0
+        return max(reported, resident) or None
+
+    # -- jobs that wait -----------------------------------------------------------------------------------------
+
+    def _estimate(self) -> None:
+        """Have jobs without an estimate estimated, and take over what has become known."""
+        for job_id, reply in self._tracer.poll().items():
+            if isinstance(reply, Failed):
+                self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
+            else:
+                self._store.set_estimate(job_id, estimates.modelled(reply.components, reply.parameters))
+        for job in self._store.queued():
+            if job.estimate is None and job.id not in self._tracer.pending:
+                self._estimate_one(job)
+
+    def _estimate_one(self, job: Job) -> None:
+        known = estimates.best(job.spec, self._store.measured_peak(self._signature(job)), None)
+        if known is not None:
+            self._store.set_estimate(job.id, known)
+        else:
+            self._tracer.ask(job.id, job.spec, prepare=True)
+
+    def _signature(self, job: Job) -> str:
+        if job.id not in self._signatures:
+            self._signatures[job.id] = estimates.signature(job.spec, self._device.kind)
+        return self._signatures[job.id]
+
+    def _place(self) -> None:
+        live = self._store.live_attempts()
+        queued = self._store.queued()
+        try:
+            snapshot = self._device.snapshot(self._reported(live))
+        except DeviceUnreadableError as error:
+            self._show(unreadable(self._device), live, str(error))
+            for job in queued:
+                self._store.set_reason(job.id, str(error))
+            return
+        self._show(snapshot, live)
+        resident = [self._resident(attempt, snapshot) for attempt in live]
+        decision = plan([self._candidate(job) for job in queued], resident, _capacity(snapshot))
+        for placement in decision.placements:
+            self._start(placement)
+        for job_id, reason in decision.waiting.items():
+            self._store.set_reason(job_id, reason)
+        for job_id, reason in decision.impossible.items():
+            self._store.finish_queued(job_id, Outcome.FAILED, reason)
+
+    def _show(self, snapshot: Snapshot, live: list[Attempt], error: str | None = None) -> None:
+        view = DeviceView(snapshot=snapshot, reserved_bytes=reserved_bytes(live), error=error)
+        write_view(self._home.device_view, view)
+
+    def _candidate(self, job: Job) -> Candidate:
+        estimate = self._current_estimate(job)
+        reservation = None if estimate is None else estimate.reservation_bytes
+        return Candidate(job.id, job.priority, reservation, job.spec.resources.threads)
+
+    def _current_estimate(self, job: Job) -> Estimate | None:
+        """The job's estimate, corrected by what has been measured since it was made."""
+        if job.estimate is None:
+            return None
+        best = estimates.best(job.spec, self._store.measured_peak(self._signature(job)), job.estimate)
+        if best is not None and best.basis is not job.estimate.basis:
+            self._store.set_estimate(job.id, best)
+        return estimates.grown(best or job.estimate, out_of_memory_in_a_row(self._store.attempts(job.id)))
+
+    def _reported(self, live: list[Attempt]) -> dict[int, int]:
+        """Our workers by pid, with the peak each has reported so far."""
+        return {attempt.pid: attempt.peak_bytes or 0 for attempt in live if attempt.pid is not None}
+
+    def _resident(self, attempt: Attempt, snapshot: Snapshot) -> Resident:
+        used = snapshot.used_by_worker.get(attempt.pid or 0, 0)
+        threads = self._store.job(attempt.job_id).spec.resources.threads
+        return Resident(attempt.job_id, max(attempt.reservation_bytes, used), threads)
+
+    def _start(self, placement: Placement) -> None:
+        """Commit the reservation, then start the attempt's processes."""
+        job = self._store.job(placement.job_id)
+        number = self._store.place(job.id, placement.reservation_bytes, self._signature(job))
+        if number is None:
+            return  # cancelled meanwhile
+        files = self._home.run_dir(job.id)
+        files.create(job.spec)
+        cpu = self._device.kind == "cpu"
+        launch = Launch(
+            number=number,
+            device=self._device.torch_device,
+            reservation_bytes=placement.reservation_bytes,
+            context_bytes=self._device.context_bytes,
+            resident_limit_bytes=placement.reservation_bytes if cpu else None,
+            grace_s=self._grace_s,
+            cache_dir=str(self._home.cache),
+            environment=self._device.environment(job.spec.resources.threads),
+        )
+        self._supervisor.start(files, launch)
+
+
+def _capacity(snapshot: Snapshot) -> Capacity:
+    return Capacity(
+        budget_bytes=snapshot.budget_bytes,
+        used_by_others_bytes=snapshot.used_by_others_bytes,
+        largest_bytes=snapshot.total_bytes - snapshot.headroom_bytes,
+        threads=snapshot.threads,
+    )

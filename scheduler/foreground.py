@@ -1,0 +1,129 @@
+"""`gpuq run`: a dispatcher in the terminal, with a live table, until given jobs have ended."""
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from scheduler import render
+from scheduler.background import POLL_S, running_dispatcher, start_dispatcher
+from scheduler.clock import utc_now
+from scheduler.device import Device, choose_device
+from scheduler.errors import DispatcherRunningError
+from scheduler.home import Home
+from scheduler.records import Job
+from scheduler.service import Stop, at_post, serve
+from scheduler.states import Outcome, State
+from scheduler.status import StatusReport, report
+from scheduler.store import Store
+from scheduler.submission import queue_files
+
+EXIT_CTRL_C = 130
+
+
+def run_files(home: Home, files: Iterable[Path], *, device: str, memory_bytes: int | None) -> int:
+    """Queue the jobs of the files, or take what is queued when there are none, and run to the end; the exit code."""
+    chosen = choose_device(device, memory_bytes)
+    store = Store(home.store)
+    files = list(files)
+    if files:
+        ids = [job.id for job in queue_files(store, files)[0]]
+    else:
+        ids = [job.id for job in store.jobs() if job.state is not State.FINISHED]
+    if not ids:
+        render.console(stderr=True).print("nothing is queued")
+        return 0
+    stop = Stop()
+    view = View(home, store, chosen, ids)
+    with view.live():
+        dispatched = _dispatch(home, store, chosen, stop, view)
+    return _farewell(home, store, view, stopped=stop.requested.is_set(), dispatched=dispatched, device=device)
+
+
+def _dispatch(home: Home, store: Store, device: Device, stop: Stop, view: "View") -> bool:
+    """Run until the jobs have ended or a stop is asked for, as the dispatcher unless there is one already.
+
+    Whether it was we who dispatched at the end.
+    """
+    while True:
+        try:
+            with at_post(home, store):
+                serve(home, store, device, stop, is_done=view.is_done, after_tick=view.refresh)
+            return True
+        except DispatcherRunningError:
+            while not (view.is_done() or stop.requested.is_set()) and running_dispatcher(store) is not None:
+                view.refresh()
+                stop.requested.wait(POLL_S)
+            if view.is_done() or stop.requested.is_set():
+                return False
+            time.sleep(POLL_S)  # it has just left, or is about to register
+
+
+def _farewell(home: Home, store: Store, view: "View", *, stopped: bool, dispatched: bool, device: str) -> int:
+    """Show how it stands, say how to go on, and hand over what others have queued; the exit code."""
+    view.show_final()
+    jobs = view.jobs()
+    if stopped:
+        left = sum(job.state is not State.FINISHED for job in jobs)
+        words = (
+            f"stopped: {left} jobs are queued again and go on from their checkpoints with `gpuq run` or `gpuq start`"
+            if dispatched
+            else "the jobs go on in the background; `gpuq status` shows them, `gpuq stop` stops them"
+        )
+        render.console(stderr=True).print(words)
+        return EXIT_CTRL_C
+    if dispatched and store.has_unfinished():
+        pid = start_dispatcher(home, device, None)
+        render.console(stderr=True).print(f"other jobs go on in the background (dispatcher pid {pid})")
+    return 0 if all(job.outcome is Outcome.SUCCEEDED for job in jobs) else 1
+
+
+class View:
+    """The given jobs before a person's eyes: a live table on a terminal, else a line for each change."""
+
+    def __init__(self, home: Home, store: Store, device: Device, ids: Sequence[int]) -> None:
+        self._home = home
+        self._store = store
+        self._device = device
+        self._ids = ids
+        self._console: Console = render.console()
+        self._live: Live | None = None
+        self._said: dict[int, str] = {}
+
+    def live(self) -> AbstractContextManager[object]:
+        if not self._console.is_terminal:
+            return nullcontext()
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        return self._live
+
+    def refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(render.status(self._report()))
+        else:
+            for job in self.jobs():
+                self._say(job)
+
+    def show_final(self) -> None:
+        if self._live is None:
+            self.refresh()
+        self._console.print(render.status(self._report()))
+
+    def jobs(self) -> list[Job]:
+        return self._store.jobs(self._ids)
+
+    def is_done(self) -> bool:
+        return all(job.state is State.FINISHED for job in self.jobs())
+
+    def _report(self) -> StatusReport:
+        return report(self._home, self._store, self._device, datetime.now(UTC), self._ids)
+
+    def _say(self, job: Job) -> None:
+        word = str(job.outcome or job.state)
+        if self._said.get(job.id) != word:
+            self._said[job.id] = word
+            why = f": {job.reason}" if job.reason else ""
+            self._console.print(f"{utc_now()} job {job.id} {job.name} {word}{why}", soft_wrap=True)

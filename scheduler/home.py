@@ -1,0 +1,34 @@
+"""Where gpuq keeps its state: `$GPUQ_HOME`, by default under the user's XDG data directory."""
+
+import os
+from pathlib import Path
+
+from jobs.run_dir import RunDir, make_private_folder
+
+
+class Home:
+    """Every path of the state directory. It is its owner's alone (mode 0700)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = path / "gpuq.db"
+        self.dispatcher_lock = path / "dispatcher.lock"
+        self.dispatcher_log = path / "dispatcher.log"
+        self.estimator_log = path / "estimator.log"
+        self.device_view = path / "device.json"  # as the dispatcher last saw it
+        self.cache = path / "cache"
+
+    def run_dir(self, job_id: int) -> RunDir:
+        return RunDir(self.path / "runs" / str(job_id))
+
+    def create(self) -> "Home":
+        make_private_folder(self.path)
+        return self
+
+
+def default_home() -> Home:
+    """`$GPUQ_HOME`, else `$XDG_DATA_HOME/gpuq`, else `~/.local/share/gpuq`."""
+    if chosen := os.environ.get("GPUQ_HOME"):
+        return Home(Path(chosen).expanduser().absolute())
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Home(Path(data) / "gpuq")

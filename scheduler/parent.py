@@ -1,0 +1,155 @@
+"""The small process between dispatcher and worker: `python -P -m scheduler.parent RUN_DIR NUMBER`.
+
+It starts the worker, keeps its log, holds it to its reservation on the CPU, passes a stop on with a grace time, and
+writes how it ended: that is known even if no dispatcher was alive at that moment. It holds the attempt's lock as long
+as it lives, and the kernel frees the lock however it dies.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from jobs.run_dir import (
+    AttemptFiles,
+    ExitRecord,
+    KilledFor,
+    Launch,
+    ProcessRecord,
+    RunDir,
+    read_record,
+    write_record,
+)
+from scheduler.clock import utc_now
+from scheduler.log import CappedLog
+from scheduler.process import identify, own_identity, resident_bytes
+
+POLL_S = 0.1
+_READ_BYTES = 1 << 16
+
+
+class Watch:
+    """A worker on its way from start to exit record."""
+
+    def __init__(self, files: RunDir, attempt: AttemptFiles, launch: Launch) -> None:
+        self.launch = launch
+        self.attempt = attempt
+        self.log = CappedLog(files.log)
+        self.stop_asked_at: float | None = None
+        self.killed_for: KilledFor | None = None
+        self.started_at = utc_now()
+        self.started = time.monotonic()
+        signal.signal(signal.SIGTERM, self._on_stop)
+        self.log.write(f"--- attempt {launch.number}, {self.started_at} ---\n".encode())
+        self.worker = subprocess.Popen(
+            [sys.executable, "-P", "-m", "jobs.worker", str(files.path), str(launch.number)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=files.path,
+            env={**os.environ, **launch.environment},
+            process_group=0,
+        )
+
+    def run(self) -> None:
+        """Wait for the worker, and record how it ended."""
+        worker = identify(self.worker.pid)
+        assert worker is not None  # not reaped yet, so it is there, if only as a zombie
+        own = own_identity()
+        write_record(
+            self.attempt.process,
+            ProcessRecord(
+                parent_pid=own.pid,
+                parent_start_ticks=own.start_ticks,
+                worker_pid=worker.pid,
+                worker_start_ticks=worker.start_ticks,
+                boot_id=worker.boot_id,
+            ),
+        )
+        while not self._has_exited():
+            self._pump(POLL_S)
+            self._enforce()
+        self._kill_group()  # whatever the worker started and left behind
+        while self._pump(0):
+            pass
+        _, status, usage = os.wait4(self.worker.pid, 0)
+        self.log.close()
+        self._record(status, usage.ru_maxrss * 1024)
+
+    def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """A person or the dispatcher wants the worker to checkpoint and end."""
+        if self.stop_asked_at is None:
+            self.stop_asked_at = time.monotonic()
+            os.kill(self.worker.pid, signal.SIGTERM)
+
+    def _enforce(self) -> None:
+        """Kill a worker that outgrew its reservation, or its grace time."""
+        limit = self.launch.resident_limit_bytes
+        if limit is not None and resident_bytes(self.worker.pid) > limit:
+            self._kill(KilledFor.MEMORY)
+        asked = self.stop_asked_at
+        if asked is not None and time.monotonic() - asked > self.launch.grace_s:
+            self._kill(KilledFor.GRACE)
+
+    def _kill(self, why: KilledFor) -> None:
+        self.killed_for = self.killed_for or why
+        self._kill_group()
+
+    def _kill_group(self) -> None:
+        """The worker is not reaped before the end, so that its group's id cannot be another's."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.worker.pid, signal.SIGKILL)
+
+    def _has_exited(self) -> bool:
+        return os.waitid(os.P_PID, self.worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _pump(self, timeout_s: float) -> bool:
+        """Move what the worker printed into the log; whether there was any."""
+        pipe = self.worker.stdout
+        assert pipe is not None
+        if not select.select([pipe], [], [], timeout_s)[0]:
+            return False
+        text = os.read(pipe.fileno(), _READ_BYTES)
+        if not text:  # closed, perhaps before the worker ends: do not spin on it
+            time.sleep(timeout_s)
+            return False
+        self.log.write(text)
+        return True
+
+    def _record(self, status: int, resident_peak_bytes: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        write_record(
+            self.attempt.exit,
+            ExitRecord(
+                exit_code=code if code >= 0 else None,
+                signal=-code if code < 0 else None,
+                started_at=self.started_at,
+                ended_at=utc_now(),
+                elapsed_s=time.monotonic() - self.started,
+                resident_peak_bytes=resident_peak_bytes,
+                stop_requested=self.stop_asked_at is not None,
+                killed_for=self.killed_for,
+            ),
+        )
+
+
+def main(run_dir: str, number: str) -> None:
+    files = RunDir(Path(run_dir))
+    attempt = files.attempt(int(number))
+    with attempt.lock.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if attempt.exit.exists():
+            return  # a dispatcher found this attempt without processes and gave it up
+        launch = read_record(attempt.launch, Launch)
+        assert launch is not None  # written before this process was started
+        Watch(files, attempt, launch).run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,62 @@
+"""The store's rows as records."""
+
+from msgspec import Struct
+
+from jobs.spec import JobSpec
+from scheduler.estimate import Estimate
+from scheduler.states import LIVE, Outcome, State, Wish
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A job as the store knows it. Times are UTC, ISO 8601; accuracies are fractions."""
+
+    id: int
+    name: str
+    spec: JobSpec
+    priority: int
+    state: State
+    outcome: Outcome | None
+    reason: str | None
+    wish: Wish | None
+    submitted_at: str
+    submitted_from: str
+    git_commit: str | None
+    git_dirty: bool | None
+    finished_at: str | None
+    estimate: Estimate | None
+    reservation_bytes: int | None
+    parameters: int | None
+    epoch: int
+    best_validation_accuracy: float | None
+    test_accuracy: float | None
+    elapsed_s: float
+    eta_s: float | None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One execution of a job."""
+
+    job_id: int
+    number: int
+    signature: str
+    reservation_bytes: int
+    started_at: str
+    ended_at: str | None
+    outcome: Outcome | None
+    reason: str | None
+    pid: int | None
+    exit_code: int | None
+    peak_bytes: int | None
+    start_step: int | None
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """Where jobs were submitted from."""
+
+    directory: str
+    git_commit: str | None = None
+    git_dirty: bool | None = None

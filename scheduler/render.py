@@ -1,0 +1,161 @@
+"""Tables and texts for people, from the records of `scheduler.status`."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.units import format_bytes, format_duration
+from scheduler.status import DeviceReport, DispatcherReport, JobReport, StatusReport
+
+_STYLES = {
+    "queued": "dim",
+    "starting": "yellow",
+    "running": "cyan",
+    "succeeded": "green",
+    "cancelled": "dim",
+}
+_PLAIN_WIDTH = 160  # when the output is not a terminal
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables go; wide when nobody's terminal limits it."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
+
+
+def status(report: StatusReport) -> RenderableType:
+    """The device, the dispatcher and a row a job."""
+    return Group(device_line(report.device), dispatcher_line(report.dispatcher, report.jobs), job_table(report.jobs))
+
+
+def device_line(device: DeviceReport) -> Text:
+    if device.error is not None:
+        return Text(f"device: {device.error}; nothing is started until it can be read", style="red")
+    free = max(0, device.total_bytes - device.used_by_gpuq_bytes - device.used_by_others_bytes)
+    return Text(
+        f"{device.name}: {format_bytes(device.used_by_gpuq_bytes)} used by gpuq "
+        f"({format_bytes(device.reserved_bytes)} reserved), {format_bytes(device.used_by_others_bytes)} by others, "
+        f"{format_bytes(free)} free, {format_bytes(device.total_bytes)} in all "
+        f"({format_bytes(device.headroom_bytes)} kept free)"
+    )
+
+
+def dispatcher_line(dispatcher: DispatcherReport, jobs: Sequence[JobReport]) -> Text:
+    if dispatcher.running:
+        return Text(f"dispatcher: running (pid {dispatcher.pid})")
+    waiting = any(job.state != "finished" for job in jobs)
+    return Text("dispatcher: not running" + ("; `gpuq start` starts it" if waiting else ""))
+
+
+def job_table(jobs: Sequence[JobReport]) -> RenderableType:
+    if not jobs:
+        return Text("no jobs; `gpuq submit FILE.toml` queues some")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("Id", "Name", "Network", "State"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "Id" else "left")
+    for heading in ("Epoch", "Best val", "Test", "Memory", "Elapsed", "ETA"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column("Reason", overflow="fold", ratio=1)
+    for job in jobs:
+        table.add_row(
+            str(job.id),
+            job.name,
+            network_name(job.network),
+            state_text(job),
+            f"{job.epoch}/{job.epochs}",
+            _percent(job.best_validation_accuracy),
+            _percent(job.test_accuracy),
+            memory(job),
+            "" if job.elapsed_s is None else format_duration(job.elapsed_s),
+            "" if job.eta_s is None else format_duration(job.eta_s),
+            job.reason or "",
+        )
+    return table
+
+
+def network_name(name: str) -> str:
+    """A user's file without its folders."""
+    return name.rpartition("/")[2]
+
+
+def state_text(job: JobReport) -> Text:
+    word = job.outcome or job.state
+    return Text(word, style=_STYLES.get(word, "red"))
+
+
+def memory(job: JobReport) -> str:
+    """`1.2 GiB → 1.1 GiB`: estimated, then measured."""
+    estimate = "?" if job.estimate_bytes is None else format_bytes(job.estimate_bytes)
+    return estimate if job.peak_bytes is None else f"{estimate} → {format_bytes(job.peak_bytes)}"
+
+
+def job_details(job: JobReport, log_tail: Sequence[str]) -> RenderableType:
+    """Everything about one job, its attempts, and the end of its log when there is something to explain."""
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, value in _facts(job):
+        facts.add_row(name, value)
+    parts: list[RenderableType] = [facts]
+    if job.attempts:
+        parts += [Text(), _attempt_table(job)]
+    if log_tail:
+        parts += [Text(), Text("the log's last lines:", style="bold"), Text("\n".join(log_tail))]
+    return Group(*parts)
+
+
+def _facts(job: JobReport) -> list[tuple[str, str]]:
+    facts = [
+        ("job", f"{job.id} {job.name}"),
+        ("network", job.network),
+        ("state", job.outcome or job.state),
+        ("reason", job.reason),
+        ("priority", str(job.priority)),
+        ("parameters", None if job.parameters is None else f"{job.parameters:,}"),
+        ("epoch", f"{job.epoch} of {job.epochs}"),
+        ("best validation accuracy", _percent(job.best_validation_accuracy)),
+        ("test accuracy", _percent(job.test_accuracy)),
+        ("memory estimate", _estimate_text(job)),
+        ("memory reserved", None if job.reservation_bytes is None else format_bytes(job.reservation_bytes)),
+        ("memory peak", None if job.peak_bytes is None else format_bytes(job.peak_bytes)),
+        ("elapsed", None if job.elapsed_s is None else format_duration(job.elapsed_s)),
+        ("left", None if job.eta_s is None else format_duration(job.eta_s)),
+        ("submitted", job.submitted_at),
+        ("finished", job.finished_at),
+        ("run directory", job.run_dir),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _estimate_text(job: JobReport) -> str | None:
+    return None if job.estimate_bytes is None else f"{format_bytes(job.estimate_bytes)} ({job.estimate_basis})"
+
+
+def _attempt_table(job: JobReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("Attempt", "Pid", "Started", "Ended", "Outcome", "Exit code", "Reserved", "Peak"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("Reason", overflow="fold")
+    for attempt in job.attempts:
+        table.add_row(
+            str(attempt.number),
+            _or_blank(attempt.pid),
+            attempt.started_at,
+            attempt.ended_at or "",
+            attempt.outcome or "live",
+            _or_blank(attempt.exit_code),
+            format_bytes(attempt.reservation_bytes),
+            "" if attempt.peak_bytes is None else format_bytes(attempt.peak_bytes),
+            attempt.reason or "",
+        )
+    return table
+
+
+def _or_blank(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f} %"

@@ -1,0 +1,78 @@
+-- The store's tables. Times are UTC, ISO 8601; sizes are bytes; unknown is null.
+
+CREATE TABLE jobs (
+    id                       INTEGER PRIMARY KEY AUTOINCREMENT,
+    name                     TEXT NOT NULL,
+    spec                     TEXT NOT NULL,      -- jobs.spec.JobSpec as JSON, never changed
+    priority                 INTEGER NOT NULL,
+    state                    TEXT NOT NULL,
+    outcome                  TEXT,               -- set exactly when finished
+    reason                   TEXT,               -- why it waits, or why it ended so
+    wish                     TEXT,
+    submitted_at             TEXT NOT NULL,
+    submitted_from           TEXT NOT NULL,      -- directory
+    git_commit               TEXT,
+    git_dirty                INTEGER,
+    finished_at              TEXT,
+    estimate                 TEXT,               -- scheduler.estimate.Estimate as JSON
+    reservation_bytes        INTEGER,            -- of the live or last attempt
+    parameters               INTEGER,
+    epoch                    INTEGER NOT NULL DEFAULT 0,
+    best_validation_accuracy REAL,
+    test_accuracy            REAL,
+    elapsed_s                REAL NOT NULL DEFAULT 0,  -- training time over all attempts
+    eta_s                    REAL,
+    CHECK ((state = 'finished') = (outcome IS NOT NULL))
+);
+CREATE INDEX jobs_by_state ON jobs (state);
+
+CREATE TABLE attempts (
+    job_id            INTEGER NOT NULL REFERENCES jobs (id),
+    number            INTEGER NOT NULL,          -- from 1
+    signature         TEXT NOT NULL,             -- what decides memory: scheduler.estimate.signature
+    reservation_bytes INTEGER NOT NULL,
+    started_at        TEXT NOT NULL,
+    ended_at          TEXT,
+    outcome           TEXT,                      -- set exactly when ended
+    reason            TEXT,
+    pid               INTEGER,                   -- the worker's
+    exit_code         INTEGER,
+    peak_bytes        INTEGER,
+    start_step        INTEGER,                   -- optimizer steps done when it began to train
+    PRIMARY KEY (job_id, number),
+    CHECK ((ended_at IS NULL) = (outcome IS NULL))
+);
+CREATE UNIQUE INDEX one_live_attempt ON attempts (job_id) WHERE ended_at IS NULL;
+CREATE INDEX attempts_by_signature ON attempts (signature);
+
+CREATE TABLE metrics (
+    job_id              INTEGER NOT NULL REFERENCES jobs (id),
+    epoch               INTEGER NOT NULL,
+    step                INTEGER NOT NULL,
+    lr                  REAL NOT NULL,
+    train_loss          REAL NOT NULL,
+    train_accuracy      REAL NOT NULL,
+    validation_loss     REAL NOT NULL,
+    validation_accuracy REAL NOT NULL,
+    images_per_s        REAL NOT NULL,
+    elapsed_s           REAL NOT NULL,
+    peak_bytes          INTEGER NOT NULL,
+    PRIMARY KEY (job_id, epoch)
+);
+
+CREATE TABLE events (
+    id      INTEGER PRIMARY KEY,
+    at      TEXT NOT NULL,
+    job_id  INTEGER NOT NULL REFERENCES jobs (id),
+    kind    TEXT NOT NULL,                       -- submitted, placed, running, ended, requeued, cancelled, retried
+    detail  TEXT
+);
+CREATE INDEX events_by_job ON events (job_id);
+
+CREATE TABLE dispatcher (                        -- one row while one runs
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    pid         INTEGER NOT NULL,
+    start_ticks INTEGER NOT NULL,
+    boot_id     TEXT NOT NULL,
+    started_at  TEXT NOT NULL
+);

@@ -1,0 +1,63 @@
+"""From job files to queued jobs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from jobs.job_file import read_job_files
+from scheduler.background import start_dispatcher
+from scheduler.cli_types import as_ranges
+from scheduler.home import Home
+from scheduler.origin import origin
+from scheduler.store import Store
+
+
+class SubmittedJob(Struct, frozen=True, kw_only=True):
+    id: int
+    name: str
+
+
+class Submission(Struct, frozen=True, kw_only=True):
+    """What a submit did. `started_pid` is of the dispatcher it started, None if one ran or none was wanted."""
+
+    jobs: list[SubmittedJob]
+    dispatcher_pid: int | None
+    dispatcher_started: bool
+    dispatcher_log: str
+
+    def in_words(self) -> str:
+        count = len(self.jobs)
+        lines = [f"queued {count} job{'s' * (count != 1)}: {as_ranges(job.id for job in self.jobs)}"]
+        if self.dispatcher_started:
+            lines.append(f"dispatcher started (pid {self.dispatcher_pid}), log: {self.dispatcher_log}")
+        elif self.dispatcher_pid is None:
+            lines.append("no dispatcher is running; `gpuq start` starts it")
+        return "\n".join(lines)
+
+
+def submit_files(
+    home: Home, files: Iterable[Path], *, start: bool, device: str, memory_bytes: int | None
+) -> Submission:
+    """Queue all jobs of all files. Raises InputError, and queues nothing, if anything in any file is wrong."""
+    jobs, running_pid = queue_files(Store(home.store), files)
+    started_pid = start_dispatcher(home, device, memory_bytes) if start and running_pid is None else None
+    return Submission(
+        jobs=list(jobs),
+        dispatcher_pid=running_pid or started_pid,
+        dispatcher_started=started_pid is not None,
+        dispatcher_log=str(home.dispatcher_log),
+    )
+
+
+def queue_files(store: Store, files: Iterable[Path]) -> tuple[Sequence[SubmittedJob], int | None]:
+    """Queue all jobs of all files; also the pid of the dispatcher that runs, if one does.
+
+    A dispatcher gives up its post only in a transaction that finds nothing to do, so that one which was alive in
+    the transaction that queued these jobs will see them.
+    """
+    specs = [spec for _, spec in read_job_files(files)]
+    ids, dispatcher = store.submit(specs, origin(Path.cwd()))
+    jobs = [SubmittedJob(id=job_id, name=spec.name) for job_id, spec in zip(ids, specs, strict=True)]
+    alive = dispatcher is not None and dispatcher.is_alive()
+    return jobs, dispatcher.pid if alive and dispatcher else None

@@ -1,0 +1,152 @@
+"""The child process that traces jobs (`jobs.estimator`): fed specs, read without blocking, ended when it hangs.
+
+The dispatcher never imports torch, and a network that crashes while it is traced takes nothing with it.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from jobs.run_dir import open_private
+from jobs.spec import JobSpec
+from jobs.trace_messages import Reply, Request
+from scheduler.device import Device
+from scheduler.log import last_lines
+
+# Decoding or downloading a data set counts, too.
+REQUEST_TIMEOUT_S = 900.0
+_READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that could not be traced, and why, in one line."""
+
+    reason: str
+
+
+class Tracer:
+    """Traces one job after another in one child process, started when there is something to trace."""
+
+    def __init__(self, device: Device, cache_dir: Path, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._device = device
+        self._cache_dir = cache_dir
+        self._log = log
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pending: dict[int, Request] = {}  # in the order they are traced
+        self._buffer = b""
+        self._since = 0.0  # when the first pending request became the first
+
+    @property
+    def pending(self) -> frozenset[int]:
+        return frozenset(self._pending)
+
+    def ask(self, key: int, spec: JobSpec, *, prepare: bool) -> None:
+        """Have a job traced; with `prepare`, its data set decoded into the cache first."""
+        if not self._pending:
+            self._since = self._clock()
+        precision = spec.train.precision
+        self._pending[key] = request = Request(
+            key=key,
+            spec=spec,
+            device=self._device.torch_device,
+            context_bytes=self._device.context_bytes,
+            precision=self._device.auto_precision() if precision == "auto" else precision,
+            cache_dir=str(self._cache_dir),
+            prepare=prepare,
+        )
+        if self._process is None:
+            self._start()
+        else:
+            self._send(request)
+
+    def poll(self, timeout_s: float = 0.0) -> dict[int, Reply | Failed]:
+        """What has become known since the last call, by key; waits at most `timeout_s` for the first of it."""
+        if self._process is None:
+            return {}
+        known: dict[int, Reply | Failed] = {}
+        ended = self._read(timeout_s)
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            reply = msgspec.json.decode(line, type=Reply)
+            if self._pending.pop(reply.key, None) is not None:
+                known[reply.key] = reply if reply.error is None else Failed(reply.error)
+                self._since = self._clock()
+        if ended:
+            known |= self._fail_first(self._death())
+        elif self._pending and self._clock() - self._since > REQUEST_TIMEOUT_S:
+            known |= self._fail_first(f"tracing it took more than {REQUEST_TIMEOUT_S:g} s")
+        if not self._pending:
+            self.close()
+        return known
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+            self._buffer = b""
+
+    def _start(self) -> None:
+        with open_private(self._log, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "jobs.estimator"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        self._since = self._clock()
+        for request in self._pending.values():
+            self._send(request)
+
+    def _send(self, request: Request) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(request) + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return  # it died; `poll` finds out, and the next child is sent what is still pending
+
+    def _read(self, timeout_s: float) -> bool:
+        """Take in what the child has written; whether it has ended."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        pipe = self._process.stdout
+        while select.select([pipe], [], [], timeout_s)[0]:
+            text = os.read(pipe.fileno(), _READ_BYTES)
+            if not text:
+                return True
+            self._buffer += text
+            timeout_s = 0.0
+        return False
+
+    def _fail_first(self, reason: str) -> dict[int, Reply | Failed]:
+        """The request that was being traced fails; the others get a new child."""
+        self.close()
+        if not self._pending:
+            return {}
+        key = next(iter(self._pending))
+        del self._pending[key]
+        if self._pending:
+            self._start()
+        return {key: Failed(reason)}
+
+    def _death(self) -> str:
+        assert self._process is not None
+        code = self._process.wait()
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        lines = [line for line in last_lines(self._log, 1) if line.strip()]
+        return f"tracing it ended its process {how}" + (f": {lines[0]}" if lines else "")

@@ -1,0 +1,102 @@
+"""What an ended attempt means for its job: finished and how, or queued again. Pure."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.run_dir import ExitCode, ExitRecord, Failure, KilledFor
+from jobs.units import format_bytes
+from scheduler.records import Attempt
+from scheduler.states import Outcome, Wish
+
+MAX_OUT_OF_MEMORY = 3
+MAX_FAILURES_WITHOUT_PROGRESS = 2
+MAX_LOSSES_WITHOUT_PROGRESS = 10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of an attempt, and whether its job is queued again."""
+
+    outcome: Outcome
+    reason: str | None
+    requeue: bool
+
+
+def judge(
+    ended: ExitRecord,
+    failure: Failure | None,
+    wish: Wish | None,
+    attempt: Attempt,
+    earlier: Sequence[Attempt],
+) -> Verdict:
+    """Decide from the exit record, the worker's own words, and the job's `earlier` attempts, oldest first."""
+    if ended.exit_code == ExitCode.SUCCEEDED:
+        return Verdict(Outcome.SUCCEEDED, None, requeue=False)
+    if wish is Wish.CANCEL:
+        return Verdict(Outcome.CANCELLED, "cancelled while it ran", requeue=False)
+    if ended.exit_code == ExitCode.STOPPED or ended.killed_for is KilledFor.GRACE:
+        return Verdict(Outcome.STOPPED, "stopped; goes on from its checkpoint", requeue=True)
+    if ended.exit_code == ExitCode.OUT_OF_MEMORY or ended.killed_for is KilledFor.MEMORY:
+        return _out_of_memory(failure, attempt, earlier)
+    if ended.exit_code == ExitCode.REFUSED:
+        return Verdict(Outcome.FAILED, _words(failure), requeue=False)
+    if ended.exit_code is None and ended.signal in (None, signal.SIGKILL):
+        return _lost(ended, attempt, earlier)
+    return _failed(ended, failure, attempt, earlier)
+
+
+def consecutive(attempts: Sequence[Attempt], outcome: Outcome, start_step: int | None) -> int:
+    """How many of the latest attempts ended with this outcome without getting past `start_step`."""
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.outcome is not outcome or (attempt.start_step or 0) != (start_step or 0):
+            break
+        count += 1
+    return count
+
+
+def out_of_memory_in_a_row(attempts: Sequence[Attempt]) -> int:
+    """How many of the latest attempts ran out of memory."""
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.outcome is not Outcome.OUT_OF_MEMORY:
+            break
+        count += 1
+    return count
+
+
+def _out_of_memory(failure: Failure | None, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
+    tries = out_of_memory_in_a_row(earlier) + 1
+    held = f"needed more than the {format_bytes(attempt.reservation_bytes)} reserved"
+    if failure is not None and failure.requested_bytes is not None:
+        held += f" (an allocation of {format_bytes(failure.requested_bytes)} failed)"
+    if tries >= MAX_OUT_OF_MEMORY:
+        return Verdict(Outcome.OUT_OF_MEMORY, f"{held}, {tries} times in a row", requeue=False)
+    return Verdict(Outcome.OUT_OF_MEMORY, f"{held}; queued again with a larger reservation", requeue=True)
+
+
+def _lost(ended: ExitRecord, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
+    what = "was killed (SIGKILL)" if ended.signal else "vanished with its parent process"
+    losses = consecutive(earlier, Outcome.LOST, attempt.start_step) + 1
+    if losses >= MAX_LOSSES_WITHOUT_PROGRESS:
+        return Verdict(Outcome.LOST, f"its worker {what} {losses} times without progress", requeue=False)
+    return Verdict(Outcome.LOST, f"its worker {what}; goes on from its checkpoint", requeue=True)
+
+
+def _failed(ended: ExitRecord, failure: Failure | None, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
+    why = _words(failure) if failure is not None else _ending(ended)
+    failures = consecutive(earlier, Outcome.FAILED, attempt.start_step) + 1
+    if failures >= MAX_FAILURES_WITHOUT_PROGRESS:
+        return Verdict(Outcome.FAILED, f"{why} ({failures} times at the same place)", requeue=False)
+    return Verdict(Outcome.FAILED, f"{why}; tried again from its checkpoint", requeue=True)
+
+
+def _words(failure: Failure | None) -> str:
+    return "failed without a word" if failure is None else f"{failure.kind}: {failure.message}"
+
+
+def _ending(ended: ExitRecord) -> str:
+    if ended.signal is not None:
+        return f"ended by {signal.Signals(ended.signal).name}"
+    return f"ended with exit code {ended.exit_code}"
