@@ -15,3 +15,7 @@ class ImageFolderError(DataError):
 
 class UnreadableImageError(DataError):
     """An image file could not be decoded."""
+
+
+class AugmentError(DataError):
+    """A policy that does not exist, or images it was not made for."""

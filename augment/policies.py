@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from augment.catalog import POLICY_NAMES
+from augment.errors import AugmentError
 
 if TYPE_CHECKING:
     from kornia.augmentation import AugmentationBase2D
 
 Policy = Callable[[Tensor], Tensor]
-
-
-class AugmentError(ValueError):
-    """A policy that does not exist, or images it was not made for."""
 
 
 def policy(name: str, image_size: int) -> Policy:

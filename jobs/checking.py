@@ -1,6 +1,7 @@
 """Checks a table of a job file against a record type, and says everything that is wrong with it at once."""
 
 import difflib
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -9,6 +10,9 @@ import msgspec
 from msgspec import Struct
 
 Record = TypeVar("Record", bound=Struct)
+
+
+MAX_DEPTH = 16
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -27,7 +31,7 @@ def check_table(kind: type[Record], table: object, where: str, errors: list[str]
         errors.append(f"{where}: expected a table, got {toml_literal(table)}")
         return None
     before = len(errors)
-    values = {}
+    values: dict[str, Any] = {}
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     for key, value in table.items():
         if key not in fields:
@@ -37,16 +41,15 @@ def check_table(kind: type[Record], table: object, where: str, errors: list[str]
             values[key] = msgspec.convert(value, fields[key].type)
         except msgspec.ValidationError as error:
             errors.append(f"{where}.{key}: {_explain(error, fields[key].type, value)}")
-    for name, field in fields.items():
-        if field.required and name not in table:
-            errors.append(f"{where}.{name}: missing")
-    if len(errors) > before:
+    missing = [name for name, field in fields.items() if field.required and name not in values]
+    errors += [f"{where}.{name}: missing" for name in missing if name not in table]
+    if missing:
         return None
     try:
-        return kind(**values)
+        record = kind(**values)  # with defaults in place of what is wrong, so that what else is wrong is told as well
     except ValueError as error:
         errors.append(f"{where}.{error}")
-        return None
+    return record if len(errors) == before else None
 
 
 def check_variant(
@@ -62,6 +65,32 @@ def check_variant(
         return None
     rest = {key: value for key, value in table.items() if key != "name"}
     return check_table(kinds[name], rest, where, errors)
+
+
+def drop_unusable(table: dict[str, Any], errors: list[str], where: str = "") -> None:
+    """Remove what TOML can say and a job cannot hold, a line each: a job is kept as JSON."""
+    for key, value in list(table.items()):
+        if isinstance(value, dict) and not where:
+            drop_unusable(value, errors, f"{key}.")
+        elif (problem := _unusable(value)) is not None:
+            errors.append(f"{where}{key}: {problem}")
+            del table[key]
+
+
+def _unusable(value: object, depth: int = 0) -> str | None:
+    match value:
+        case bool() | str():
+            return None
+        case int():
+            return None if -(2**63) <= value < 2**63 else "expected an integer of 64 bits at most"
+        case float():
+            return None if math.isfinite(value) else f"expected a finite number, got {value}"
+        case list() | dict():
+            if depth == MAX_DEPTH:
+                return f"nested more than {MAX_DEPTH} deep"
+            inner = value.values() if isinstance(value, dict) else value
+            return next((problem for one in inner if (problem := _unusable(one, depth + 1))), None)
+    return f"dates and times are of no use in a job, got {value}"
 
 
 def toml_literal(value: object) -> str:

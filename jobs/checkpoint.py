@@ -4,20 +4,23 @@ A checkpoint holds tensors and plain values only and is read with `weights_only=
 """
 
 import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from jobs.errors import CheckpointError
 from jobs.run_dir import make_private_folder, write_atomically
 from jobs.schedule import ScheduleState
-from jobs.spec import JobSpec, encode
+from jobs.spec import JobSpec, ResourcesSpec, TrainSpec, encode
 
 FORMAT = 1
-_IRRELEVANT = {"name": "", "priority": 0}  # keys of a spec that do not change how it trains
 
 
 class Best(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +56,7 @@ def save_checkpoint(
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "totals": totals,
-        "position": msgspec.json.encode(position).decode(),
+        "position": msgspec.to_builtins(position),
         "random": random_state(totals.device),
     }
     _write(path, state)
@@ -71,13 +74,14 @@ def load_checkpoint(
     Raises CheckpointError if the file cannot be read, or belongs to a job that trains differently.
     """
     state = _read(path)
-    if state["spec"] != _identity(spec):
-        raise CheckpointError(f"{path}: belongs to another job; remove it to train from the beginning")
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    totals.copy_(state["totals"])
-    set_random_state(state["random"], totals.device)
-    return msgspec.json.decode(state["position"], type=Position)
+    with _fitting(path):
+        if state["spec"] != _identity(spec):
+            raise CheckpointError(f"{path}: belongs to another job; remove it to train from the beginning")
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        totals.copy_(state["totals"])
+        set_random_state(state["random"], totals.device)
+        return msgspec.convert(state["position"], Position)
 
 
 def save_weights(path: Path, spec: JobSpec, network: nn.Module) -> None:
@@ -87,10 +91,9 @@ def save_weights(path: Path, spec: JobSpec, network: nn.Module) -> None:
 
 def load_weights(path: Path, network: nn.Module) -> None:
     """Raises CheckpointError if the file cannot be read or does not fit the network."""
-    try:
-        network.load_state_dict(_read(path)["network"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit the network: {str(error).splitlines()[0]}") from error
+    state = _read(path)
+    with _fitting(path):
+        network.load_state_dict(state["network"])
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
@@ -108,7 +111,19 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 
 
 def _identity(spec: JobSpec) -> str:
-    return encode(msgspec.structs.replace(spec, **_IRRELEVANT)).decode()
+    """The spec without what does not change how it trains."""
+    train = replace(spec.train, checkpoint_every=TrainSpec().checkpoint_every)
+    resources = replace(spec.resources, memory=ResourcesSpec().memory)
+    return encode(replace(spec, name="", priority=0, train=train, resources=resources)).decode()
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Say in one line that a sound checkpoint is of another network, or holds only weights."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: does not fit the network: {str(error).splitlines()[0]}") from error
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -118,8 +133,10 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
             warnings.simplefilter("ignore")
+            if archive.testzip() is not None:  # torch.load does not look at checksums
+                raise zipfile.BadZipFile("a checksum does not match")
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from augment.errors import DataError
+from models.errors import ModelError
+
 
 class GpuqError(Exception):
     """Anything gpuq tells a user instead of a traceback."""
@@ -25,3 +28,13 @@ class TrainingError(GpuqError):
 
 class CheckpointError(GpuqError):
     """A checkpoint cannot be read, or belongs to another job or version."""
+
+
+# What a room says in words of its own: the message is all a user needs, and trying again would end the same way.
+UNDERSTOOD = (GpuqError, DataError, ModelError)
+
+
+def in_words(error: BaseException) -> str:
+    """An exception as one line: its message if it is understood, else its type and the message's first line."""
+    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:500]
+    return first_line if isinstance(error, UNDERSTOOD) else f"{type(error).__name__}: {first_line}"

@@ -15,7 +15,7 @@ import models.registry
 from augment import catalog
 from augment.errors import DataError
 from jobs import spec
-from jobs.checking import check_table, check_variant, nearest, toml_literal
+from jobs.checking import check_table, check_variant, drop_unusable, nearest, toml_literal
 from jobs.errors import InputError
 from jobs.spec import JobSpec
 from models.errors import ModelError
@@ -24,6 +24,7 @@ Table = dict[str, Any]
 
 MAX_FILE_BYTES = 1 << 20
 MAX_COMBINATIONS = 1000
+MAX_COUNTED = 10**9  # images of a folder
 _SECTIONS: dict[str, type[Struct]] = {
     "data": spec.DataSpec,
     "train": spec.TrainSpec,
@@ -44,7 +45,7 @@ def read_job_files(paths: Iterable[Path]) -> list[tuple[Path, JobSpec]]:
     for path in paths:
         errors: list[str] = []
         jobs += [(path, job) for job in read_job_file(path, errors)]
-        lines += [f"{path}: {error}" for error in dict.fromkeys(errors)]
+        lines += [_one_line(f"{path}: {error}") for error in dict.fromkeys(errors)]
     if lines:
         raise InputError(lines)
     return jobs
@@ -55,6 +56,7 @@ def read_job_file(path: Path, errors: list[str]) -> list[JobSpec]:
     table = _parse(path, errors)
     if table is None:
         return []
+    drop_unusable(table, errors)
     jobs = []
     for suffix, combination in _combinations(table, errors):
         job = _check_job(combination, path, suffix, errors)
@@ -75,7 +77,7 @@ def _parse(path: Path, errors: list[str]) -> Table | None:
         errors.append(f"cannot be read: {error.strerror}")
     except UnicodeDecodeError as error:
         errors.append(f"not UTF-8 text (byte {error.start})")
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib lets int()'s own ValueError through
         errors.append(f"not TOML: {error}")
     return None
 
@@ -168,12 +170,11 @@ def _check_job(table: Table, path: Path, suffix: str, errors: list[str]) -> JobS
         parts[section] = check_table(kind, table.get(section, {}), section, errors)
     for section, (kinds, default) in _VARIANTS.items():
         parts[section] = check_variant(kinds, default, table.get(section, {}), section, errors)
-    if len(errors) > before:
-        return None
-    parts["data"] = msgspec.structs.replace(parts["data"], root=_resolved(parts["data"].root, path))
-    job = JobSpec(name=name, priority=priority, **parts)
-    errors += _contradictions(job)
-    return job if len(errors) == before else None
+    if parts["data"] is not None:
+        root = _resolved(parts["data"].root, path, "data.root", errors)
+        parts["data"] = msgspec.structs.replace(parts["data"], root=root)
+    errors += _contradictions(**parts)
+    return JobSpec(name=name, priority=priority, **parts) if len(errors) == before else None
 
 
 def _check_name(name: object, path: Path, suffix: str, errors: list[str]) -> str:
@@ -200,7 +201,7 @@ def _check_model(table: Table, path: Path, errors: list[str]) -> spec.ModelSpec 
         return spec.ModelSpec(name=name, options=options)
     file, colon, function = name.rpartition(":")
     if colon and file.endswith(".py"):
-        name = f"{_resolved(file, path)}:{function}"
+        name = f"{_resolved(file, path, 'model.name', errors)}:{function}"
     try:
         models.registry.check(name, options)
         return spec.ModelSpec(name=name, options=options)
@@ -209,46 +210,62 @@ def _check_model(table: Table, path: Path, errors: list[str]) -> spec.ModelSpec 
         return None
 
 
-def _resolved(target: str, job_file: Path) -> str:
+def _resolved(target: str, job_file: Path, where: str, errors: list[str]) -> str:
     """A path in a job file is relative to that file."""
-    return str((job_file.parent / Path(target).expanduser()).resolve())
+    try:
+        return str((job_file.parent / Path(target).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a NUL
+        errors.append(f"{where}: {error}")
+        return target
 
 
-def _contradictions(job: JobSpec) -> Iterator[str]:
-    """What is wrong with values that are fine one by one."""
-    epochs, schedule = job.train.epochs, job.schedule
-    if schedule.warmup_epochs > epochs:
-        yield (
-            f"schedule.warmup_epochs: {schedule.warmup_epochs} is longer than the training of {epochs} epochs "
-            f"(train.epochs)"
-        )
+def _one_line(text: str) -> str:
+    """Keys, values and paths may hold anything; a person's terminal gets what can be printed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _contradictions(
+    data: spec.DataSpec | None,
+    train: spec.TrainSpec | None,
+    optimizer: spec.Optimizer | None,
+    schedule: spec.Schedule | None,
+    **_rest: object,
+) -> Iterator[str]:
+    """What is wrong between sections that are fine one by one; those that are not are None."""
+    if schedule and train and schedule.warmup_epochs > train.epochs:
+        warmup = schedule.warmup_epochs
+        yield f"schedule.warmup_epochs: {warmup} is longer than the training of {train.epochs} epochs (train.epochs)"
     floor = getattr(schedule, "min_lr", getattr(schedule, "final_lr", 0.0))
-    if floor >= job.optimizer.lr:
-        yield f"schedule: the lowest rate {floor:g} is not below optimizer.lr {job.optimizer.lr:g}"
-    yield from _data_problems(job)
+    if optimizer and floor >= optimizer.lr:
+        yield f"schedule: the lowest rate {floor:g} is not below optimizer.lr {optimizer.lr:g}"
+    if data and train:
+        yield from _data_problems(data, train.batch_size)
 
 
-def _data_problems(job: JobSpec) -> Iterator[str]:
-    data, facts = job.data, catalog.DATASETS[job.data.name]
+def _data_problems(data: spec.DataSpec, batch_size: int) -> Iterator[str]:
+    facts = catalog.DATASETS[data.name]
     if facts.image_size is not None and data.image_size not in (None, facts.image_size):
         yield f"data.image_size: {data.name} has {facts.image_size} pixels; only an imagefolder can be resized"
     labelled = facts.train_images
-    if job.root is not None and labelled is None:
+    if labelled is None:
+        root = Path(data.root)
         try:
-            folder = catalog.check_image_folder(job.root)
-        except DataError as error:
+            folder = catalog.check_image_folder(root)
+            labelled = catalog.count_labelled_images(root, at_most=_enough_images(data, batch_size))
+        except (DataError, OSError) as error:
             yield f"data.root: {error}"
             return
         if data.split == "official" and folder.test is None:
-            yield f'data.split: "official" needs a test/ folder beside train/ in {job.root}'
-        labelled = catalog.count_labelled_images(job.root, at_most=_images_for_a_batch(job))
+            yield f'data.split: "official" needs a test/ folder beside train/ in {root}'
     available = min(count for count in (labelled, data.limit) if count is not None)
-    training = available if data.split == "official" else catalog.part_sizes(available, data.split)[0]
-    if training < job.train.batch_size:
-        yield f"train.batch_size: {job.train.batch_size} is larger than the {training} training images"
+    sizes = (available, 1, 1) if data.split == "official" else catalog.part_sizes(available, data.split)
+    if sizes[0] < batch_size:
+        yield f"train.batch_size: {batch_size} is larger than the {sizes[0]} training images"
+    elif min(sizes) < 1:
+        yield f"data.split: leaves {sizes[1]} images for validation and {sizes[2]} for test; each needs one"
 
 
-def _images_for_a_batch(job: JobSpec) -> int:
-    """So many labelled images surely leave a batch for training; no need to count a folder further."""
-    share = 1.0 if job.data.split == "official" else job.data.split[0]
-    return int(job.train.batch_size / share) + 2
+def _enough_images(data: spec.DataSpec, batch_size: int) -> int:
+    """So many labelled images surely leave a batch for training and one for each other part: count no further."""
+    split = (1.0, 1.0, 1.0) if data.split == "official" else data.split
+    return int(min(max(batch_size / split[0], 1 / min(split)) + 2, MAX_COUNTED))

@@ -71,7 +71,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     """Why a worker ended other than well, in its own words."""
 
     kind: str  # the exception's type
-    message: str
+    message: str  # one line, the type included where it says something
     requested_bytes: int | None = None  # what an allocation asked for when memory ran out
 
 
@@ -162,8 +162,10 @@ class RunDir:
 
 
 def make_private_folder(path: Path) -> None:
-    """A folder, with its parents, that only its owner may enter."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """A folder that only its owner may enter; so are the parents that it makes on the way."""
+    if not path.is_dir():
+        make_private_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def open_private(path: Path, mode: Literal["wb", "ab"]) -> IO[bytes]:
@@ -209,7 +211,7 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     with contextlib.suppress(FileNotFoundError):
         try:
             return msgspec.json.decode(path.read_bytes(), type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise GpuqError(f"{path}: not a {kind.__name__} record: {error}") from error
     return None
 

@@ -22,7 +22,7 @@ class ScheduleState(Struct, frozen=True, kw_only=True):
 
     epoch: int = 0  # epochs done
     scale: float = 1.0  # plateau: the rate over the base rate
-    best_loss: float = math.inf  # plateau: the lowest validation loss so far
+    best_loss: float | None = None  # plateau: the lowest validation loss so far
     bad_epochs: int = 0  # plateau: epochs since then
 
 
@@ -56,7 +56,7 @@ def after_epoch(schedule: Schedule, base_lr: float, state: ScheduleState, valida
     done = replace(state, epoch=state.epoch + 1)
     if not isinstance(schedule, Plateau) or state.epoch < schedule.warmup_epochs:
         return done
-    if validation_loss < state.best_loss * (1 - _THRESHOLD):
+    if state.best_loss is None or validation_loss < state.best_loss * (1 - _THRESHOLD):
         return replace(done, best_loss=validation_loss, bad_epochs=0)
     if state.bad_epochs < schedule.patience:
         return replace(done, bad_epochs=state.bad_epochs + 1)

@@ -37,7 +37,7 @@ class DataSpec(Struct, frozen=True, kw_only=True):
     limit: Positive | None = None
     image_size: Positive | None = None
     augment: Literal[POLICY_NAMES] = "easy"  # type: ignore[valid-type]
-    chunk_size: Positive = 4096  # images augmented in one stroke
+    chunk_size: Positive | None = None  # images augmented in one stroke; None: what suits the device
 
     def __post_init__(self) -> None:
         if self.split == "official":

@@ -40,6 +40,11 @@ class Totals:
         return loss / images, correct / images, None if bad < 0 else int(bad)
 
 
+def chosen_chunk_size(chunk_size: int | None, device: torch.device) -> int:
+    """On a GPU a chunk of thousands hides what an operation costs the host; on the CPU it should fit the caches."""
+    return chunk_size or (4096 if device.type == "cuda" else 1024)
+
+
 def chosen_precision(precision: str, device: torch.device) -> str:
     """`auto` is bf16 where the GPU has it (compute capability 8.0 on), else fp32."""
     if precision != "auto":

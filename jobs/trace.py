@@ -7,6 +7,7 @@ A fake tensor has a size and no data, so a trace costs neither the memory nor th
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 import models.registry
 from augment.policies import policy
-from augment.resident import ResidentSet
+from augment.resident import Batches, ResidentSet
 from jobs.optimizer import build_optimizer
 from jobs.spec import JobSpec
-from jobs.step import Totals, evaluation_step, training_step
+from jobs.step import Totals, chosen_chunk_size, evaluation_step, training_step
 
 STEPS_PER_CHUNK = 2  # the second is the peak: by then the optimizer has its state
 
@@ -39,15 +40,19 @@ class DataShape:
 
 @dataclass(frozen=True)
 class Trace:
-    """Bytes of tensors: at the peak, and of what lives as long as the training."""
+    """Bytes of tensors: the peaks, and what of them lives as long as the training."""
 
-    peak_bytes: int
+    training_peak_bytes: int  # while training or evaluating on batches
+    augmentation_peak_bytes: int  # while a chunk was made
     data_bytes: int
     parameters_bytes: int  # with buffers
     gradients_bytes: int
     optimizer_bytes: int
-    augmentation_peak_bytes: int  # the highest while a chunk was augmented
     parameters: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.training_peak_bytes, self.augmentation_peak_bytes)
 
 
 class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -89,8 +94,8 @@ class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return peak
 
 
-def trace_job(spec: JobSpec, shape: DataShape, precision: str) -> Trace:
-    """Trace the first steps of two chunks of an epoch and a batch of evaluation.
+def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: str) -> Trace:
+    """Trace the first steps of two chunks of an epoch and a batch of evaluation, as they run on `device`.
 
     Raises ModelError for a network that cannot be built, and whatever its forward raises.
     """
@@ -98,58 +103,50 @@ def trace_job(spec: JobSpec, shape: DataShape, precision: str) -> Trace:
         spec.model.name, spec.model.options, input_shape=shape.input_shape, classes=shape.classes
     )
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    augment = policy(spec.data.augment, shape.input_shape[-1])
-    fake = FakeTensorMode()
+    fake, memory = FakeTensorMode(), StorageTrace()
     make_fake(network, fake)
-    with fake, StorageTrace() as memory:
+    with fake, memory:
         memory.track([*network.parameters(), *network.buffers()])
         parameters_bytes = memory.live_bytes
-        sets = [_resident(images, shape) for images in (shape.train, shape.validation, shape.test)]
+        train, validation, _test = (_resident(images, shape) for images in (shape.train, shape.validation, shape.test))
         data_bytes = memory.live_bytes - parameters_bytes
         optimizer = build_optimizer(spec.optimizer, network.parameters())
         totals = Totals(torch.device("cpu"))
-        peak, augmentation_peak = _train(spec, network, optimizer, sets[0], augment, precision, totals, memory)
+        augmentation_peak = training_peak = memory.peak_since()
+        network.train()
+        for step, (images, labels) in enumerate(_first_batches_of_chunks(spec, train, device)):
+            if step % STEPS_PER_CHUNK == 0:  # a chunk was made for this batch
+                augmentation_peak = max(augmentation_peak, memory.peak_since())
+            training_step(network, optimizer, images, labels, precision, totals, step)
+            training_peak = max(training_peak, memory.peak_since())
         network.eval()
-        images, labels = next(iter(sets[1].evaluation_batches(spec.train.batch_size)))
+        images, labels = next(validation.evaluation_batches(spec.train.batch_size))
         evaluation_step(network, images, labels, precision, totals)
         return Trace(
-            peak_bytes=max(peak, memory.peak_since()),
+            training_peak_bytes=max(training_peak, memory.peak_since()),
+            augmentation_peak_bytes=augmentation_peak,
             data_bytes=data_bytes,
             parameters_bytes=parameters_bytes,
             gradients_bytes=size_of(parameter.grad for parameter in network.parameters()),
             optimizer_bytes=size_of(tree_leaves(list(optimizer.state.values()))),
-            augmentation_peak_bytes=augmentation_peak,
             parameters=parameters,
         )
 
 
-def _train(
-    spec: JobSpec,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    train_set: ResidentSet,
-    augment: Any,
-    precision: str,
-    totals: Totals,
-    memory: StorageTrace,
-) -> tuple[int, int]:
-    """The peak of two chunks, and of their augmentation alone."""
-    batch_size, chunk_size = spec.train.batch_size, spec.data.chunk_size
-    batches_per_chunk = max(1, chunk_size // batch_size)
-    batches = train_set.training_batches(seed=0, epoch=0, batch_size=batch_size, augment=augment, chunk_size=chunk_size)
-    network.train()
-    peak = augmentation_peak = 0
-    memory.peak_since()
-    for number, (images, labels) in enumerate(batches):
-        place = number % batches_per_chunk
-        if place == 0:
-            augmentation_peak = max(augmentation_peak, memory.peak_since())
-        if place < STEPS_PER_CHUNK:
-            training_step(network, optimizer, images, labels, precision, totals, number)
-            peak = max(peak, memory.peak_since())
-        if number >= batches_per_chunk + 1:
-            break
-    return max(peak, augmentation_peak), augmentation_peak
+def _first_batches_of_chunks(spec: JobSpec, train: ResidentSet, device: torch.device) -> Batches:
+    """The first batches of an epoch's first and second chunk; making the second is when the most is alive."""
+    chunk_size = chosen_chunk_size(spec.data.chunk_size, device)
+    steps_per_chunk = max(1, chunk_size // spec.train.batch_size)
+    batches = train.training_batches(
+        seed=0,
+        epoch=0,
+        batch_size=spec.train.batch_size,
+        augment=policy(spec.data.augment, train.images.shape[-1]),
+        chunk_size=chunk_size,
+    )
+    for step, batch in enumerate(islice(batches, steps_per_chunk + STEPS_PER_CHUNK)):
+        if step % steps_per_chunk < STEPS_PER_CHUNK:
+            yield batch
 
 
 def make_fake(network: nn.Module, mode: FakeTensorMode) -> None:

@@ -32,6 +32,7 @@ from jobs.run_dir import (
 from jobs.spec import JobSpec
 from jobs.step import (
     Totals,
+    chosen_chunk_size,
     chosen_precision,
     evaluation_step,
     training_step,
@@ -159,7 +160,7 @@ class Trainer:
             epoch=self.position.schedule.epoch,
             batch_size=train.batch_size,
             augment=self.augment,
-            chunk_size=self.spec.data.chunk_size,
+            chunk_size=chosen_chunk_size(self.spec.data.chunk_size, self.around.device),
             first_step=self.position.step_in_epoch,
         )
         for images, labels in batches:
@@ -199,12 +200,17 @@ class Trainer:
         self.position = replace(self.position, schedule=state, step_in_epoch=0, best=best)
 
     def _evaluate(self, part: ResidentSet) -> tuple[float, float]:
-        """Mean loss and accuracy over a part, without augmentation."""
+        """Mean loss and accuracy over a part, without augmentation.
+
+        Raises TrainingError when the loss is not a number.
+        """
         totals = Totals(self.around.device)
         with evaluating(self.network):
             for images, labels in part.evaluation_batches(self.spec.train.batch_size):
                 evaluation_step(self.network, images, labels, self.precision, totals)
-        loss, accuracy, _ = totals.read(len(part))
+        loss, accuracy, bad_step = totals.read(len(part))
+        if bad_step is not None:
+            raise TrainingError(f"the loss on images held out is not finite after {self.position.step} steps")
         return loss, accuracy
 
     def _test(self) -> Result:

@@ -1,6 +1,8 @@
 """Sizes and durations as people write and read them: `6 GiB`, `90m`. Inside, integers of bytes and seconds."""
 
+import math
 import re
+from collections.abc import Mapping
 
 _BYTES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _BYTES |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -11,17 +13,24 @@ _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 def parse_bytes(text: str) -> int:
     """`"6 GiB"` → 6442450944. Raises ValueError for anything but a positive number and a unit."""
     match = _NUMBER_AND_UNIT.fullmatch(text)
-    if match is None or not match[2] or match[2].lower() not in _BYTES or float(match[1]) <= 0:
+    size = _scaled(match, _BYTES) if match is not None and match[2] else math.nan
+    if not 1 <= size < math.inf:
         raise ValueError(f'expected a size such as "6 GiB" or "512 MiB", got {text!r}')
-    return int(float(match[1]) * _BYTES[match[2].lower()])
+    return int(size)
 
 
 def parse_duration(text: str) -> float:
     """`"90m"` → 5400.0 seconds. Raises ValueError for anything but a number and one of s, m, h, d."""
     match = _NUMBER_AND_UNIT.fullmatch(text)
-    if match is None or match[2].lower() not in _SECONDS:
+    seconds = _scaled(match, _SECONDS) if match is not None else math.nan
+    if not seconds < math.inf:
         raise ValueError(f'expected a duration such as "30s", "90m" or "6h", got {text!r}')
-    return float(match[1]) * _SECONDS[match[2].lower()]
+    return seconds
+
+
+def _scaled(match: re.Match[str], units: Mapping[str, int]) -> float:
+    """A number times its unit; NaN where there is no such unit."""
+    return float(match[1]) * units.get(match[2].lower(), math.nan)
 
 
 def format_bytes(count: int) -> str:

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from jobs.errors import GpuqError
+from jobs.errors import UNDERSTOOD, GpuqError, in_words
 from jobs.run_dir import AttemptFiles, ExitCode, Failure, Launch, Peak, RunDir, read_record, write_record
 from jobs.spec import JobSpec
 
@@ -67,26 +67,19 @@ def run_attempt(spec: JobSpec, files: RunDir, attempt: AttemptFiles, launch: Lau
         return ExitCode.SUCCEEDED
     except StopRequested:
         return ExitCode.STOPPED
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a network may call sys.exit(), and that is no success
         traceback.print_exc()
         write_record(attempt.failure, describe_failure(error))
-        return ExitCode.OUT_OF_MEMORY if is_out_of_memory(error) else _code_of(error)
+        if is_out_of_memory(error):
+            return ExitCode.OUT_OF_MEMORY
+        return ExitCode.REFUSED if isinstance(error, UNDERSTOOD) else ExitCode.FAILED
     finally:
         write_record(attempt.peak, Peak(peak_bytes=peak_bytes(device, launch.context_bytes)))
 
 
 def describe_failure(error: BaseException) -> Failure:
-    """An exception as a record: its type, and its message as one line."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return Failure(kind=type(error).__name__, message=(lines[0] if lines else "")[:500])
-
-
-def _code_of(error: Exception) -> ExitCode:
-    from augment.errors import DataError
-    from models.errors import ModelError
-
-    refused = isinstance(error, GpuqError | DataError | ModelError)
-    return ExitCode.REFUSED if refused else ExitCode.FAILED
+    """An exception as a record."""
+    return Failure(kind=type(error).__name__, message=in_words(error))
 
 
 def die_with_parent() -> None:

@@ -1,5 +1,6 @@
 """Kinds of command-line values: job ids with ranges, sizes."""
 
+import re
 from collections.abc import Iterable
 
 import click
@@ -7,6 +8,7 @@ import click
 from jobs.units import parse_bytes
 
 MAX_RANGE = 100_000
+_IDS = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")  # SQLite counts rows a little further than 18 digits
 
 
 class JobIds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
@@ -17,11 +19,11 @@ class JobIds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> range:
         if isinstance(value, range):
             return value
-        first, dash, last = str(value).partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        match = _IDS.fullmatch(str(value))
+        if match is None:
             self.fail(f"{value!r} is not a job's id, such as 7, or a range, such as 3-9", param, ctx)
-        ids = range(int(first), int(last or first) + 1)
-        if not ids or len(ids) > MAX_RANGE:
+        ids = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if not 1 <= len(ids) <= MAX_RANGE:
             self.fail(f"{value!r} is not a range of ids", param, ctx)
         return ids
 

@@ -164,7 +164,7 @@ def choose_device(wanted: str = "auto", memory_bytes: int | None = None) -> Devi
     if wanted == "cpu":
         return CpuDevice(memory_bytes)
     kind, _, index = wanted.partition(":")
-    if kind != "cuda" or not (index or "0").isdigit():
+    if kind != "cuda" or not (index or "0").isdecimal():
         raise InputError([f"--device: expected auto, cpu, cuda or cuda:INDEX, got {wanted!r}"])
     if memory_bytes is not None:
         raise InputError(["--memory: sets the budget of the CPU device; a GPU has its own"])

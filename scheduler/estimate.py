@@ -4,8 +4,10 @@ The figures of a new job are traced in a child process (`jobs.estimator`); a job
 what that run really used.
 """
 
+import contextlib
 import hashlib
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -83,7 +85,7 @@ def grown(estimate: Estimate, out_of_memory: int) -> Estimate:
 def signature(spec: JobSpec, device_name: str) -> str:
     """The same for two jobs that need the same memory: not the name, the rates, the seed or the length.
 
-    A user's file counts by its content.
+    A user's file counts by its content, and one that cannot be read by having none: tracing says what is wrong with it.
     """
     relevant = [
         device_name,
@@ -102,6 +104,6 @@ def _network_identity(spec: JobSpec) -> list[object]:
     file, colon, _ = spec.model.name.rpartition(":")
     content = ""
     if colon and file.endswith(".py"):
-        with open(file, "rb") as source:  # noqa: PTH123
+        with contextlib.suppress(OSError), Path(file).open("rb") as source:
             content = hashlib.file_digest(source, "blake2b").hexdigest()
     return [spec.model.name, spec.model.options, content]

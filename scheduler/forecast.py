@@ -1,5 +1,6 @@
 """`gpuq estimate`: what jobs would need, without queueing them."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -83,14 +84,20 @@ def show_forecasts(forecasts: Sequence[Forecast]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Basis", no_wrap=True)
     table.add_column("Where it goes", overflow="fold")
-    for forecast in forecasts:
+    known = [forecast for forecast in forecasts if forecast.error is None]
+    for forecast in known:
         table.add_row(forecast.file, forecast.name, *_cells(forecast))
-    render.console().print(table)
+    if known:
+        render.console().print(table)
+    for forecast in forecasts:
+        if forecast.error is not None:
+            print(f"gpuq: {forecast.file}: {forecast.name}: {forecast.error}", file=sys.stderr)
 
 
-def _cells(forecast: Forecast) -> tuple[str, str, str, str, str]:
-    if forecast.estimate_bytes is None or forecast.margin is None or forecast.reservation_bytes is None:
-        return "", "", "", "", forecast.error or ""
+def _cells(forecast: Forecast) -> tuple[str, ...]:
+    assert forecast.estimate_bytes is not None
+    assert forecast.margin is not None
+    assert forecast.reservation_bytes is not None
     parts = sorted(forecast.components.items(), key=lambda item: -item[1])
     return (
         format_bytes(forecast.estimate_bytes),

@@ -10,7 +10,7 @@ class Home:
     """Every path of the state directory. It is its owner's alone (mode 0700)."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.expanduser().absolute()
         self.store = path / "gpuq.db"
         self.dispatcher_lock = path / "dispatcher.lock"
         self.dispatcher_log = path / "dispatcher.log"
@@ -29,6 +29,6 @@ class Home:
 def default_home() -> Home:
     """`$GPUQ_HOME`, else `$XDG_DATA_HOME/gpuq`, else `~/.local/share/gpuq`."""
     if chosen := os.environ.get("GPUQ_HOME"):
-        return Home(Path(chosen).expanduser().absolute())
+        return Home(Path(chosen))
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Home(Path(data) / "gpuq")

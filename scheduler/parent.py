@@ -1,8 +1,8 @@
-"""The small process between dispatcher and worker: `python -P -m scheduler.parent RUN_DIR NUMBER`.
+"""The small process between dispatcher and worker: `python -P -m scheduler.parent RUN_DIR NUMBER WORKER…`.
 
-It starts the worker, keeps its log, holds it to its reservation on the CPU, passes a stop on with a grace time, and
-writes how it ended: that is known even if no dispatcher was alive at that moment. It holds the attempt's lock as long
-as it lives, and the kernel frees the lock however it dies.
+It starts the worker (the command WORKER… RUN_DIR NUMBER), keeps its log, holds it to its reservation on the CPU,
+passes a stop on with a grace time, and writes how it ended: that is known even if no dispatcher was alive at that
+moment. It holds the attempt's lock as long as it lives, and the kernel frees the lock however it dies.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from jobs.run_dir import (
     Launch,
     ProcessRecord,
     RunDir,
+    open_private,
     read_record,
     write_record,
 )
@@ -37,7 +39,7 @@ _READ_BYTES = 1 << 16
 class Watch:
     """A worker on its way from start to exit record."""
 
-    def __init__(self, files: RunDir, attempt: AttemptFiles, launch: Launch) -> None:
+    def __init__(self, files: RunDir, attempt: AttemptFiles, launch: Launch, worker: Sequence[str]) -> None:
         self.launch = launch
         self.attempt = attempt
         self.log = CappedLog(files.log)
@@ -48,7 +50,7 @@ class Watch:
         signal.signal(signal.SIGTERM, self._on_stop)
         self.log.write(f"--- attempt {launch.number}, {self.started_at} ---\n".encode())
         self.worker = subprocess.Popen(
-            [sys.executable, "-P", "-m", "jobs.worker", str(files.path), str(launch.number)],
+            [*worker, str(files.path), str(launch.number)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -76,8 +78,8 @@ class Watch:
             self._pump(POLL_S)
             self._enforce()
         self._kill_group()  # whatever the worker started and left behind
-        while self._pump(0):
-            pass
+        self._pump(0)  # a pipe holds no more than one read takes (pipe(7)), and somebody may still be writing
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nobody is left to pass it on to
         _, status, usage = os.wait4(self.worker.pid, 0)
         self.log.close()
         self._record(status, usage.ru_maxrss * 1024)
@@ -139,16 +141,16 @@ class Watch:
         )
 
 
-def main(run_dir: str, number: str) -> None:
+def main(run_dir: str, number: str, *worker: str) -> None:
     files = RunDir(Path(run_dir))
     attempt = files.attempt(int(number))
-    with attempt.lock.open("ab") as lock:
+    with open_private(attempt.lock, "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if attempt.exit.exists():
             return  # a dispatcher found this attempt without processes and gave it up
         launch = read_record(attempt.launch, Launch)
         assert launch is not None  # written before this process was started
-        Watch(files, attempt, launch).run()
+        Watch(files, attempt, launch, worker).run()
 
 
 if __name__ == "__main__":

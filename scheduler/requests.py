@@ -63,9 +63,9 @@ def print_log(home: Home, job_id: int, *, follow: bool) -> None:
     """Print a job's log; with `follow`, go on until the job has ended. Raises UnknownJobError."""
     store = Store(home.store)
     path = home.run_dir(job_id).log
-    ended, position = False, 0
+    position = 0
     while True:
-        ended = not follow or store.job(job_id).state is State.FINISHED
+        ended = store.job(job_id).state is State.FINISHED or not follow
         if path.exists():
             with path.open("rb") as file:
                 file.seek(position)

@@ -14,6 +14,8 @@ from scheduler.records import Attempt, Job
 from scheduler.states import State
 from scheduler.store import Store
 
+NO_DISPATCHER = "no dispatcher is running"
+
 
 class DispatcherReport(Struct, frozen=True, kw_only=True):
     running: bool
@@ -86,13 +88,16 @@ def report(home: Home, store: Store, device: Device, now: datetime, ids: Iterabl
     return StatusReport(
         dispatcher=DispatcherReport(running=alive, pid=identity.pid if alive and identity else None),
         device=_device_report(home, device, live, dispatcher_alive=alive),
-        jobs=[job_report(job, by_job[job.id], home, now) for job in store.jobs(ids)],
+        jobs=[job_report(job, by_job[job.id], home, now, dispatcher_alive=alive) for job in store.jobs(ids)],
     )
 
 
-def job_report(job: Job, attempts: Sequence[Attempt], home: Home, now: datetime) -> JobReport:
+def job_report(
+    job: Job, attempts: Sequence[Attempt], home: Home, now: datetime, *, dispatcher_alive: bool
+) -> JobReport:
     """One job with its attempts, oldest first."""
     estimate = job.estimate
+    stranded = job.state is State.QUEUED and not dispatcher_alive
     return JobReport(
         id=job.id,
         name=job.name,
@@ -100,7 +105,7 @@ def job_report(job: Job, attempts: Sequence[Attempt], home: Home, now: datetime)
         priority=job.priority,
         state=job.state,
         outcome=job.outcome,
-        reason=job.reason,
+        reason=NO_DISPATCHER if stranded else job.reason,
         epoch=job.epoch,
         epochs=job.spec.train.epochs,
         best_validation_accuracy=job.best_validation_accuracy,

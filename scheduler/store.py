@@ -4,15 +4,16 @@ sqlite3 itself serves the commands that people type. sqlite-utils, which costs 0
 does the dispatcher's bulk work.
 """
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from jobs.run_dir import Metrics
+from jobs.run_dir import Metrics, sync_folder
 from jobs.spec import JobSpec, encode
 from scheduler.clock import utc_now
 from scheduler.errors import StoreError, UnknownJobError
@@ -33,7 +34,8 @@ class Store:
         self.path = path
         self._now = now
         try:
-            path.touch(mode=0o600)
+            if not path.exists():
+                _make(path)
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._prepare()
@@ -44,34 +46,26 @@ class Store:
         self._db.close()
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # an id that was printed survives a power cut
         self._db.execute("PRAGMA foreign_keys = ON")
-        if self._version() == 0:
-            with self._transaction():
-                if self._version() == 0:  # nobody else made it meanwhile
-                    for statement in _statements(Path(__file__).with_name("schema.sql").read_text()):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        if self._version() != SCHEMA_VERSION:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version != SCHEMA_VERSION:
             raise StoreError(
-                f"{self.path}: has schema version {self._version()}, this gpuq knows {SCHEMA_VERSION}; "
+                f"{self.path}: has schema version {version}, this gpuq knows {SCHEMA_VERSION}; "
                 f"use the gpuq that wrote it, or another GPUQ_HOME"
             )
 
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """A write transaction that takes its lock at once: reading first and locking later fails under contention."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk, for one, has ended it already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -245,7 +239,8 @@ class Store:
     ) -> None:
         """Record how an attempt ended, and queue its job again or finish it with the same outcome.
 
-        Whoever comes second finds the attempt ended and changes nothing.
+        Whoever comes second finds the attempt ended and changes nothing. A job that somebody wished cancelled at the
+        last moment is not queued again.
         """
         with self._transaction():
             ended = self._db.execute(
@@ -257,7 +252,9 @@ class Store:
             if ended.rowcount == 0:
                 return
             job = self.job(attempt.job_id)
-            if requeue:
+            if requeue and job.wish is Wish.CANCEL:
+                self._finish(job, Outcome.CANCELLED, "cancelled while it ran")
+            elif requeue:
                 self._move(job.id, job.state, State.QUEUED, "requeued", detail=reason, reason=reason, eta_s=None)
             else:
                 self._finish(job, outcome, reason, test_accuracy=test_accuracy)
@@ -328,14 +325,24 @@ class Store:
             return True
 
 
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, for use inside a transaction (`executescript` would commit it)."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+def _make(path: Path) -> None:
+    """Make an empty store beside its place and link it there: it is complete or not there at all.
+
+    Of several processes that do this at once one is first, and the others take its store. In place they would meet
+    over the change to WAL, which fails at once with "database is locked", whatever the timeout.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-store-") as folder:
+        made = Path(folder) / path.name
+        made.touch(mode=0o600)
+        with contextlib.closing(sqlite3.connect(made)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(Path(__file__).with_name("schema.sql").read_text())
+            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    sync_folder(path.parent)
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -8,6 +8,7 @@ import fcntl
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.run_dir import (
@@ -24,11 +25,15 @@ from jobs.run_dir import (
 from scheduler.clock import utc_now
 from scheduler.process import Identity
 
+WORKER = (sys.executable, "-P", "-m", "jobs.worker")
+
 
 class Supervisor:
     """Starts attempts, and watches these and those that an earlier dispatcher started."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Sequence[str] = WORKER) -> None:
+        """`worker` is the command that trains an attempt; it is given the run directory and the attempt's number."""
+        self._worker = worker
         self._children: dict[Path, subprocess.Popen[bytes]] = {}  # parent processes started here, by attempt
 
     def start(self, files: RunDir, launch: Launch) -> None:
@@ -37,7 +42,7 @@ class Supervisor:
         write_record(attempt.launch, launch)
         with open_private(files.log, "ab") as log:
             self._children[attempt.folder] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "scheduler.parent", str(files.path), str(launch.number)],
+                [sys.executable, "-P", "-m", "scheduler.parent", str(files.path), str(launch.number), *self._worker],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

@@ -3,14 +3,16 @@
 The dispatcher never imports torch, and a network that crashes while it is traced takes nothing with it.
 """
 
+import contextlib
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,8 @@ from scheduler.log import last_lines
 
 # Decoding or downloading a data set counts, too.
 REQUEST_TIMEOUT_S = 900.0
+ESTIMATOR = (sys.executable, "-P", "-m", "jobs.estimator")
+_SENT_AHEAD = 8  # requests that the child may have unanswered: more could fill its pipe, and writing would block
 _READ_BYTES = 1 << 16
 
 
@@ -36,13 +40,23 @@ class Failed:
 class Tracer:
     """Traces one job after another in one child process, started when there is something to trace."""
 
-    def __init__(self, device: Device, cache_dir: Path, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        device: Device,
+        cache_dir: Path,
+        log: Path,
+        clock: Callable[[], float] = time.monotonic,
+        estimator: Sequence[str] = ESTIMATOR,
+    ) -> None:
+        """`estimator` is the child's command: requests in, replies out, a JSON line each."""
         self._device = device
         self._cache_dir = cache_dir
         self._log = log
         self._clock = clock
+        self._estimator = estimator
         self._process: subprocess.Popen[bytes] | None = None
         self._pending: dict[int, Request] = {}  # in the order they are traced
+        self._sent = 0  # how many of these the child has been sent
         self._buffer = b""
         self._since = 0.0  # when the first pending request became the first
 
@@ -55,7 +69,7 @@ class Tracer:
         if not self._pending:
             self._since = self._clock()
         precision = spec.train.precision
-        self._pending[key] = request = Request(
+        self._pending[key] = Request(
             key=key,
             spec=spec,
             device=self._device.torch_device,
@@ -66,8 +80,7 @@ class Tracer:
         )
         if self._process is None:
             self._start()
-        else:
-            self._send(request)
+        self._send()
 
     def poll(self, timeout_s: float = 0.0) -> dict[int, Reply | Failed]:
         """What has become known since the last call, by key; waits at most `timeout_s` for the first of it."""
@@ -77,10 +90,15 @@ class Tracer:
         ended = self._read(timeout_s)
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            reply = msgspec.json.decode(line, type=Reply)
+            try:
+                reply = msgspec.json.decode(line, type=Reply)
+            except msgspec.DecodeError:
+                return known | self._fail_first("tracing it wrote something else where the reply belongs")
             if self._pending.pop(reply.key, None) is not None:
                 known[reply.key] = reply if reply.error is None else Failed(reply.error)
+                self._sent -= 1
                 self._since = self._clock()
+        self._send()
         if ended:
             known |= self._fail_first(self._death())
         elif self._pending and self._clock() - self._since > REQUEST_TIMEOUT_S:
@@ -90,17 +108,19 @@ class Tracer:
         return known
 
     def close(self) -> None:
-        """End the child process."""
+        """End the child process, and whatever it has started."""
         if self._process is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()
             self._process = None
             self._buffer = b""
+            self._sent = 0
 
     def _start(self) -> None:
         with open_private(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "jobs.estimator"],
+                self._estimator,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -108,17 +128,16 @@ class Tracer:
                 start_new_session=True,
             )
         self._since = self._clock()
-        for request in self._pending.values():
-            self._send(request)
 
-    def _send(self, request: Request) -> None:
+    def _send(self) -> None:
+        """Keep the child supplied with requests."""
         assert self._process is not None
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(msgspec.json.encode(request) + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return  # it died; `poll` finds out, and the next child is sent what is still pending
+        for request in list(islice(self._pending.values(), self._sent, _SENT_AHEAD)):
+            with contextlib.suppress(BrokenPipeError):  # it died: `poll` finds out, and another child is sent them anew
+                self._process.stdin.write(msgspec.json.encode(request) + b"\n")
+                self._process.stdin.flush()
+            self._sent += 1
 
     def _read(self, timeout_s: float) -> bool:
         """Take in what the child has written; whether it has ended."""
@@ -142,11 +161,15 @@ class Tracer:
         del self._pending[key]
         if self._pending:
             self._start()
+            self._send()
         return {key: Failed(reason)}
 
     def _death(self) -> str:
-        assert self._process is not None
-        code = self._process.wait()
+        process = self._process
+        assert process is not None
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not reaped yet: its group's id stays its own
+        self.close()
+        code = process.returncode
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         lines = [line for line in last_lines(self._log, 1) if line.strip()]
         return f"tracing it ended its process {how}" + (f": {lines[0]}" if lines else "")

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from jobs.run_dir import ExitCode, ExitRecord, Failure, KilledFor
 from jobs.units import format_bytes
@@ -35,7 +36,7 @@ def judge(
         return Verdict(Outcome.SUCCEEDED, None, requeue=False)
     if wish is Wish.CANCEL:
         return Verdict(Outcome.CANCELLED, "cancelled while it ran", requeue=False)
-    if ended.exit_code == ExitCode.STOPPED or ended.killed_for is KilledFor.GRACE:
+    if _was_stopped(ended):
         return Verdict(Outcome.STOPPED, "stopped; goes on from its checkpoint", requeue=True)
     if ended.exit_code == ExitCode.OUT_OF_MEMORY or ended.killed_for is KilledFor.MEMORY:
         return _out_of_memory(failure, attempt, earlier)
@@ -46,24 +47,22 @@ def judge(
     return _failed(ended, failure, attempt, earlier)
 
 
-def consecutive(attempts: Sequence[Attempt], outcome: Outcome, start_step: int | None) -> int:
-    """How many of the latest attempts ended with this outcome without getting past `start_step`."""
-    count = 0
-    for attempt in reversed(attempts):
-        if attempt.outcome is not outcome or (attempt.start_step or 0) != (start_step or 0):
-            break
-        count += 1
-    return count
+def without_progress(attempts: Sequence[Attempt], outcome: Outcome, start_step: int | None) -> int:
+    """How many attempts ended with this outcome since the job last got past `start_step`."""
+    same_place = takewhile(lambda attempt: (attempt.start_step or 0) == (start_step or 0), reversed(attempts))
+    return sum(attempt.outcome is outcome for attempt in same_place)
 
 
 def out_of_memory_in_a_row(attempts: Sequence[Attempt]) -> int:
     """How many of the latest attempts ran out of memory."""
-    count = 0
-    for attempt in reversed(attempts):
-        if attempt.outcome is not Outcome.OUT_OF_MEMORY:
-            break
-        count += 1
-    return count
+    latest = takewhile(lambda attempt: attempt.outcome is Outcome.OUT_OF_MEMORY, reversed(attempts))
+    return sum(1 for _ in latest)
+
+
+def _was_stopped(ended: ExitRecord) -> bool:
+    """Whether it ended because it was asked to; one asked before it could listen ends by the signal itself."""
+    by_the_signal = ended.stop_requested and ended.signal == signal.SIGTERM
+    return ended.exit_code == ExitCode.STOPPED or ended.killed_for is KilledFor.GRACE or by_the_signal
 
 
 def _out_of_memory(failure: Failure | None, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
@@ -78,7 +77,7 @@ def _out_of_memory(failure: Failure | None, attempt: Attempt, earlier: Sequence[
 
 def _lost(ended: ExitRecord, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
     what = "was killed (SIGKILL)" if ended.signal else "vanished with its parent process"
-    losses = consecutive(earlier, Outcome.LOST, attempt.start_step) + 1
+    losses = without_progress(earlier, Outcome.LOST, attempt.start_step) + 1
     if losses >= MAX_LOSSES_WITHOUT_PROGRESS:
         return Verdict(Outcome.LOST, f"its worker {what} {losses} times without progress", requeue=False)
     return Verdict(Outcome.LOST, f"its worker {what}; goes on from its checkpoint", requeue=True)
@@ -86,14 +85,14 @@ def _lost(ended: ExitRecord, attempt: Attempt, earlier: Sequence[Attempt]) -> Ve
 
 def _failed(ended: ExitRecord, failure: Failure | None, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
     why = _words(failure) if failure is not None else _ending(ended)
-    failures = consecutive(earlier, Outcome.FAILED, attempt.start_step) + 1
+    failures = without_progress(earlier, Outcome.FAILED, attempt.start_step) + 1
     if failures >= MAX_FAILURES_WITHOUT_PROGRESS:
         return Verdict(Outcome.FAILED, f"{why} ({failures} times at the same place)", requeue=False)
     return Verdict(Outcome.FAILED, f"{why}; tried again from its checkpoint", requeue=True)
 
 
 def _words(failure: Failure | None) -> str:
-    return "failed without a word" if failure is None else f"{failure.kind}: {failure.message}"
+    return "failed without a word" if failure is None else failure.message
 
 
 def _ending(ended: ExitRecord) -> str:

@@ -1,0 +1,22 @@
+"""What the tests of the whole command line share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gpuq_process import Gpuq
+
+
+@pytest.fixture
+def gpuq(tmp_path: Path) -> Iterator[Gpuq]:
+    made = Gpuq(tmp_path)
+    yield made
+    made.clean_up()
+
+
+@pytest.fixture(scope="module")
+def shared_gpuq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gpuq]:
+    """One state directory for the tests of a module: a worker takes seconds to start."""
+    made = Gpuq(tmp_path_factory.mktemp("gpuq"))
+    yield made
+    made.clean_up()

@@ -1,0 +1,153 @@
+"""The command line as people and scripts meet it: exit codes, one line per error, JSON alone on stdout."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from gpuq_process import Gpuq
+
+RESV1 = '[model]\nname = "resv1"\n'
+
+
+def test_submit_prints_the_ids_it_queued(gpuq: Gpuq) -> None:
+    files = [gpuq.write(f"{number}.toml", RESV1) for number in range(3)]
+    done = gpuq("submit", "--no-start", *files)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "queued 3 jobs: 1-3"
+
+
+def test_submit_quiet_prints_ids_alone(gpuq: Gpuq) -> None:
+    file = gpuq.write("a.toml", RESV1 + '[matrix]\n"train.seed" = [1, 2]\n')
+    assert gpuq("submit", "--no-start", "--quiet", file).stdout == "1\n2\n"
+
+
+def test_submit_json_is_json_alone(gpuq: Gpuq) -> None:
+    file = gpuq.write("a.toml", RESV1)
+    told = json.loads(gpuq("submit", "--no-start", "--json", file).stdout)
+    assert told["jobs"] == [{"id": 1, "name": "a"}]
+    assert told["dispatcher_started"] is False
+
+
+def test_one_bad_file_keeps_all_files_from_being_queued(gpuq: Gpuq) -> None:
+    good, bad = gpuq.write("good.toml", RESV1), gpuq.write("bad.toml", RESV1 + "[train]\nepoch = 3\nseed = -1\n")
+    done = gpuq("submit", "--no-start", good, bad)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f'gpuq: {bad}: train.epoch: unknown key; did you mean "epochs"?',
+        f"gpuq: {bad}: train.seed: expected int >= 0, got -1",
+    ]
+    assert json.loads(gpuq("status", "--json").stdout)["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("cancel", "7"), 2, "no job 7"),
+        (("retry", "7"), 2, "no job 7"),
+        (("wait", "7"), 2, "no job 7"),
+        (("logs", "7"), 2, "no job 7"),
+        (("status", "7"), 2, "no job 7"),
+        (("status", "seven"), 2, "'seven' is not a job's id"),
+        (("submit",), 2, "Missing argument"),
+        (("submit", "nowhere.toml"), 2, "nowhere.toml: cannot be read: No such file or directory"),
+        (("estimate", "nowhere.toml"), 2, "nowhere.toml: cannot be read: No such file or directory"),
+        (("run", "nowhere.toml"), 2, "nowhere.toml: cannot be read: No such file or directory"),
+        (("status", "--device", "tpu"), 2, "expected auto, cpu, cuda or cuda:INDEX, got 'tpu'"),
+        (("status", "--memory", "6 apples"), 2, "expected a size such as"),
+        (("frobnicate",), 2, "No such command 'frobnicate'"),
+    ],
+)
+def test_wrong_usage_is_told_without_a_traceback(gpuq: Gpuq, arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = gpuq(*arguments)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_is_not_one_is_refused_and_left_alone(gpuq: Gpuq) -> None:
+    gpuq.home.create()
+    gpuq.home.store.write_bytes(b"not a database" * 100)
+    done = gpuq("status")
+    assert done.returncode == 1
+    assert str(gpuq.home.store) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert gpuq.home.store.read_bytes() == b"not a database" * 100
+    gpuq.home.store.unlink()
+
+
+def test_status_of_nothing_says_how_to_begin(gpuq: Gpuq) -> None:
+    assert "no jobs; `gpuq submit FILE.toml` queues some" in gpuq("status").stdout
+
+
+def test_a_queued_job_waits_because_no_dispatcher_runs(gpuq: Gpuq) -> None:
+    gpuq("submit", "--no-start", gpuq.write("a.toml", RESV1))
+    assert gpuq.job(1)["reason"] == "no dispatcher is running"
+    waited = gpuq("wait", "1")
+    assert waited.returncode == 1
+    assert "`gpuq start` starts it" in waited.stderr
+
+
+def test_cancel_of_a_queued_job_ends_it_at_once(gpuq: Gpuq) -> None:
+    gpuq("submit", "--no-start", gpuq.write("a.toml", RESV1))
+    assert gpuq("cancel", "1").stdout == "job 1 cancelled\n"
+    assert (gpuq.job(1)["state"], gpuq.job(1)["outcome"]) == ("finished", "cancelled")
+    assert gpuq("cancel", "1").stdout == "job 1 had ended already (cancelled)\n"
+
+
+def test_retry_queues_a_cancelled_job_again(gpuq: Gpuq) -> None:
+    gpuq("submit", "--no-start", gpuq.write("a.toml", RESV1))
+    gpuq("cancel", "1")
+    assert gpuq("retry", "--no-start", "1").stdout == "queued again: 1\n"
+    assert gpuq.job(1)["state"] == "queued"
+    refused = gpuq("retry", "--no-start", "1")
+    assert refused.returncode == 1
+    assert "job 1 has not ended" in refused.stderr
+
+
+def test_stop_without_a_dispatcher_says_so(gpuq: Gpuq) -> None:
+    assert gpuq("stop").stdout == "no dispatcher is running\n"
+
+
+def test_models_lists_every_network_with_its_size(gpuq: Gpuq) -> None:
+    listed = {model["name"]: model for model in json.loads(gpuq("models", "--json").stdout)["models"]}
+    assert len(listed) == 13
+    assert listed["bn4"] == {
+        "name": "bn4",
+        "family": "bottleneck",
+        "parameters": 1_035_914,
+        "block_macs": 10_027_008,
+        "summary": "bottlenecks, N=4",
+    }
+
+
+def test_estimate_tells_bytes_basis_and_where_they_go(gpuq: Gpuq) -> None:
+    declared = gpuq.write("declared.toml", RESV1 + '[resources]\nmemory = "2 GiB"\n[data]\nname = "shapes"\n')
+    traced = gpuq.write("traced.toml", RESV1)
+    first, second = json.loads(gpuq("estimate", "--json", declared, traced, "--device", "cpu").stdout)["estimates"]
+    assert (first["basis"], first["reservation_bytes"]) == ("declared", 2 << 30)
+    assert (second["file"], second["name"], second["basis"]) == (str(traced), "traced", "modelled")
+    assert sum(second["components"].values()) == second["estimate_bytes"] < second["reservation_bytes"]
+
+
+def test_estimate_of_a_network_that_cannot_be_built_fails_with_one_line(gpuq: Gpuq) -> None:
+    gpuq.write("net.py", "def build(classes, channels):\n    raise ValueError('no such luck')\n")
+    done = gpuq("estimate", gpuq.write("a.toml", '[model]\nname = "net.py:build"\n'))
+    assert done.returncode == 1
+    net = gpuq.folder / "net.py"
+    assert done.stderr == f"gpuq: {gpuq.folder / 'a.toml'}: a: {net}:build: ValueError: no such luck\n"
+
+
+@pytest.mark.parametrize("command", ["status", "submit"])
+def test_the_commands_people_type_import_neither_torch_nor_numpy(gpuq: Gpuq, command: str) -> None:
+    arguments = ["submit", "--no-start", str(gpuq.write("a.toml", RESV1))] if command == "submit" else ["status"]
+    script = (
+        "import sys\nfrom scheduler.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(sorted({'torch', 'numpy', 'kornia', 'sqlite_utils'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], env=gpuq.environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

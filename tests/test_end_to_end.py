@@ -1,0 +1,171 @@
+"""The whole path with real processes: submitted, placed, trained, finished; failed, cancelled, killed, resumed."""
+
+import json
+import os
+import signal
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpuq_process import Gpuq, eventually
+
+from jobs.run_dir import read_metrics
+from scheduler.store import Store
+
+TINY = """
+[model]
+name = "resv1"
+width = 4
+blocks = [1, 1, 1, 1]
+[data]
+name = "shapes"
+limit = {limit}
+augment = "{augment}"
+[train]
+epochs = {epochs}
+batch_size = 32
+checkpoint_every = "0s"
+[schedule]
+warmup_epochs = 1
+"""
+
+RAISES = """
+import torch
+
+class Raises(torch.nn.Module):
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.linear = torch.nn.Linear(channels, classes)
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        if self.calls > 3:
+            raise RuntimeError("the network had enough")
+        return self.linear(images.mean((2, 3)))
+
+def build(classes, channels):
+    return Raises(classes, channels)
+"""
+
+
+def tiny(*, epochs: int = 2, limit: int = 400, augment: str = "none") -> str:
+    return TINY.format(epochs=epochs, limit=limit, augment=augment)
+
+
+@pytest.fixture(scope="module")
+def evening(shared_gpuq: Gpuq) -> Gpuq:
+    """Two jobs that train, one whose network raises, and one that is cancelled while it runs; all ended."""
+    gpuq = shared_gpuq
+    files = [
+        gpuq.write("first.toml", tiny()),
+        gpuq.write("second.toml", tiny(augment="easy")),
+        gpuq.write(
+            "raises.toml", tiny(epochs=5).replace('"resv1"\nwidth = 4\nblocks = [1, 1, 1, 1]', '"net.py:build"')
+        ),
+        gpuq.write("endless.toml", "priority = -1\n" + tiny(epochs=5000)),
+    ]
+    gpuq.write("net.py", RAISES)
+    submitted = gpuq("submit", *files, "--json")
+    assert submitted.returncode == 0, submitted.stderr
+    assert [job["id"] for job in json.loads(submitted.stdout)["jobs"]] == [1, 2, 3, 4]
+    gpuq.becomes(4, "running")
+    assert gpuq("cancel", "4").returncode == 0
+    gpuq("wait", "1-4")
+    return gpuq
+
+
+def test_a_job_that_trains_succeeds_with_its_accuracies_and_its_peak(evening: Gpuq) -> None:
+    job = evening.job(1)
+    assert (job["state"], job["outcome"], job["epoch"]) == ("finished", "succeeded", 2)
+    assert 0 <= job["best_validation_accuracy"] <= 1
+    assert 0 <= job["test_accuracy"] <= 1
+    assert job["estimate_basis"] == "modelled"
+    assert 0 < job["peak_bytes"] <= job["reservation_bytes"]
+
+
+def test_two_jobs_train_at_once(evening: Gpuq) -> None:
+    (first,), (second,) = evening.job(1)["attempts"], evening.job(2)["attempts"]
+    latest_start = max(datetime.fromisoformat(attempt["started_at"]) for attempt in (first, second))
+    earliest_end = min(datetime.fromisoformat(attempt["ended_at"]) for attempt in (first, second))
+    assert latest_start < earliest_end
+
+
+def test_a_job_whose_network_raises_fails_with_the_exception_and_is_tried_twice(evening: Gpuq) -> None:
+    job = evening.job(3)
+    assert job["outcome"] == "failed"
+    assert job["reason"] == "RuntimeError: the network had enough (2 times at the same place)"
+    assert [attempt["outcome"] for attempt in job["attempts"]] == ["failed", "failed"]
+
+
+def test_status_of_a_failed_job_shows_the_end_of_its_log(evening: Gpuq) -> None:
+    shown = evening("status", "3").stdout
+    assert "the log's last lines" in shown
+    assert "RuntimeError: the network had enough" in shown
+
+
+def test_a_cancelled_job_ends_as_cancelled_and_keeps_its_checkpoint(evening: Gpuq) -> None:
+    job = evening.job(4)
+    assert job["outcome"] == "cancelled"
+    assert (Path(job["run_dir"]) / "checkpoints" / "last.pt").exists()
+
+
+def test_wait_fails_because_not_all_succeeded(evening: Gpuq) -> None:
+    assert evening("wait", "1-4").returncode == 1
+
+
+def test_logs_prints_what_the_worker_printed(evening: Gpuq) -> None:
+    assert "the network had enough" in evening("logs", "3").stdout
+
+
+def test_a_repeated_job_is_placed_by_what_its_like_used(evening: Gpuq) -> None:
+    told = json.loads(evening("estimate", "first.toml", "--json").stdout)["estimates"][0]
+    assert told["basis"] == "measured"
+    assert told["estimate_bytes"] == evening.job(1)["peak_bytes"]
+
+
+def test_a_job_directory_is_its_owners_alone(evening: Gpuq) -> None:
+    run_dir = Path(evening.job(1)["run_dir"])
+    assert [path for path in [evening.home.path, *run_dir.rglob("*")] if path.stat().st_mode & 0o077] == []
+
+
+def test_ctrl_c_of_run_checkpoints_and_queues_again_and_run_goes_on_to_the_same_result(gpuq: Gpuq) -> None:
+    job = gpuq.write("job.toml", tiny(epochs=6, limit=1500))
+    run = gpuq.spawn("run", job, job)
+    eventually(lambda: len(metrics(gpuq, 1)) >= 2, "job 1 has trained two epochs")
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "queued again" in said
+    assert {gpuq.job(1)["state"], gpuq.job(2)["state"]} == {"queued"}
+
+    run = gpuq.spawn("run")
+    eventually(lambda: len(metrics(gpuq, 1)) >= 4, "job 1 has trained four epochs")
+    run.kill()  # the dispatcher is gone, its jobs go on
+    run.communicate()
+    worker = Store(gpuq.home.store).live_attempts()[0].pid
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+
+    finished = gpuq("run")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert len(gpuq.job(1)["attempts"]) + len(gpuq.job(2)["attempts"]) == 5  # one stop each, one kill
+    assert learning(gpuq, 1) == learning(gpuq, 2)
+    uninterrupted = Gpuq(gpuq.folder / "other")
+    uninterrupted.folder.mkdir()
+    assert uninterrupted("run", job).returncode == 0
+    assert learning(gpuq, 1) == learning(uninterrupted, 1)
+
+
+def metrics(gpuq: Gpuq, job_id: int) -> list[Any]:
+    return read_metrics(gpuq.home.run_dir(job_id).metrics)
+
+
+def learning(gpuq: Gpuq, job_id: int) -> list[tuple[float, ...]]:
+    """A job's metrics, without those that tell of time and memory."""
+    return [
+        (line.epoch, line.step, line.lr, line.train_loss, line.train_accuracy, line.validation_loss)
+        + (line.validation_accuracy,)
+        for line in metrics(gpuq, job_id)
+    ]
