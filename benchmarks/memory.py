@@ -107,7 +107,8 @@ def main() -> None:
     for row in rows:
         sizes = [row[key] / 2**20 for key in ("estimate_bytes", "reservation_bytes", "peak_bytes")]
         print(
-            f"{row['name']:24} {sizes[0]:9.0f} {sizes[1]:9.0f} {sizes[2]:9.0f} {100 * row['error']:+6.1f}%  {row['outcome']}"
+            f"{row['name']:24} {sizes[0]:9.0f} {sizes[1]:9.0f} {sizes[2]:9.0f} {100 * row['error']:+6.1f}%  "
+            f"{row['outcome']}"
         )
     errors = [row["error"] for row in rows]
     above = [row["name"] for row in rows if row["peak_bytes"] > row["reservation_bytes"]]

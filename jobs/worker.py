@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -44,7 +45,7 @@ def main(run_dir: str, number: str) -> int:
     return run_attempt(files.read_spec(), files, attempt, launch, should_stop)
 
 
-def run_attempt(spec: JobSpec, files: RunDir, attempt: AttemptFiles, launch: Launch, should_stop: StopFlag) -> int:
+def run_attempt(spec: JobSpec, files: RunDir, attempt: AttemptFiles, launch: Launch, should_stop: Callable[[], bool]) -> int:
     """Train, and turn every way that training can end into an exit code and the attempt's files."""
     import torch
 

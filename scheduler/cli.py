@@ -140,7 +140,7 @@ def wait(ctx: click.Context, ids: tuple[range, ...]) -> None:
 @json_option
 def models(as_json: bool) -> None:
     """List the networks: name, family, parameters, and the multiply-accumulates of their blocks."""
-    from scheduler.catalogue import describe_networks, show_networks
+    from scheduler.networks import describe_networks, show_networks
 
     networks = describe_networks()
     if as_json:
@@ -224,6 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = error.exit_code
     except BrokenPipeError:  # whoever read our output has enough
         code = 0
+    except OSError as error:
+        click.echo(f"gpuq: {error.filename or 'system'}: {error.strerror}", err=True)
+        code = 1
     sys.exit(code)
 
 

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -102,26 +103,40 @@ class CpuDevice:
 
 
 class CudaDevice:
-    """One NVIDIA GPU, read through NVML, which opens no context on it."""
+    """One NVIDIA GPU, read through NVML, which opens no context on it.
+
+    `index` counts as NVML does, or, where CUDA_VISIBLE_DEVICES is set, among the GPUs that it lets us see.
+    """
 
     kind = "cuda"
     torch_device = "cuda:0"  # a worker sees this GPU alone
     context_bytes = CUDA_CONTEXT_BYTES
 
     def __init__(self, index: int = 0) -> None:
-        self._index = index
+        """Raises InputError if there is no such GPU to be seen."""
+        visible = visible_gpus()
+        if visible is not None and index >= len(visible):
+            raise InputError([f"--device: cuda:{index} is not among CUDA_VISIBLE_DEVICES={','.join(visible)}"])
+        self._gpu = str(index) if visible is None else visible[index]
+
+    def _handle(self) -> Any:
+        import pynvml
+
+        pynvml.nvmlInit()
+        if self._gpu.isdecimal():
+            return pynvml.nvmlDeviceGetHandleByIndex(int(self._gpu))
+        return pynvml.nvmlDeviceGetHandleByUUID(self._gpu)
 
     def snapshot(self, workers: Mapping[int, int]) -> Snapshot:
         import pynvml
 
         try:
-            pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
+            handle = self._handle()
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
             name = pynvml.nvmlDeviceGetName(handle)
         except pynvml.NVMLError as error:
-            raise DeviceUnreadableError(f"GPU {self._index} cannot be read: {error}") from error
+            raise DeviceUnreadableError(f"GPU {self._gpu} cannot be read: {error}") from error
         listed = {process.pid: process.usedGpuMemory for process in processes}
         # Containers list the host's pids and WSL2 no bytes: there a worker's own report has to do.
         held = {pid: listed.get(pid) or reported for pid, reported in workers.items()}
@@ -141,16 +156,14 @@ class CudaDevice:
         import pynvml
 
         try:
-            pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
-            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(self._handle())
         except pynvml.NVMLError:
             return "fp32"  # the larger of the two; nothing starts until the device can be read
         return "bf16" if major >= 8 else "fp32"
 
     def environment(self, threads: int) -> dict[str, str]:
         """This GPU alone, numbered as NVML numbers it."""
-        visible = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(self._index)}
+        visible = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": self._gpu}
         return {**visible, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
@@ -171,10 +184,25 @@ def choose_device(wanted: str = "auto", memory_bytes: int | None = None) -> Devi
     return CudaDevice(int(index or 0))
 
 
+def visible_gpus() -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES lists, indices or UUIDs; None if it is not set, and so hides nothing.
+
+    As CUDA reads it, the list ends before the first index that cannot be, such as -1 (CUDA C++ Programming Guide,
+    "CUDA Environment Variables").
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return None
+    entries = [entry.strip() for entry in listed.split(",")]
+    return list(takewhile(lambda entry: entry.isdecimal() or entry.startswith(("GPU-", "MIG-")), entries))
+
+
 def has_gpu() -> bool:
-    """Whether NVML answers and knows a GPU."""
+    """Whether NVML answers and knows a GPU, and we are to see one."""
     import pynvml
 
+    if visible_gpus() == []:
+        return False
     try:
         pynvml.nvmlInit()
         return bool(pynvml.nvmlDeviceGetCount() > 0)

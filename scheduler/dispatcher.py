@@ -1,5 +1,6 @@
 """The one process per device that starts and watches attempts. One tick: reap, follow, estimate, measure, place."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jobs.run_dir import (
     read_metrics,
     read_record,
 )
+from jobs.units import format_bytes
 from scheduler import estimate as estimates
 from scheduler.device import Device, Snapshot, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
@@ -33,6 +35,8 @@ from scheduler.verdict import judge, out_of_memory_in_a_row
 
 TICK_S = 0.25
 GRACE_S = 30.0  # a worker may need this long to finish a step and write a checkpoint
+
+log = logging.getLogger("gpuq")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,10 @@ class Dispatcher:
     def tick(self) -> None:
         """Bring the store and the processes up to date with each other, then start what fits."""
         for live in self._live():
-            self._follow(live)
+            try:
+                self._follow(live)
+            except Exception:  # one attempt's trouble must not keep the others from being followed
+                log.exception("job %d cannot be followed", live.job.id)
         if not self.stopping:
             self._estimate()
             self._place()
@@ -140,6 +147,7 @@ class Dispatcher:
         *earlier, attempt = self._store.attempts(live.job.id)
         wish = self._store.job(live.job.id).wish
         verdict = judge(ended, read_record(files.failure, Failure), wish, attempt, earlier)
+        log.info("job %d attempt %d: %s%s", attempt.job_id, attempt.number, verdict.outcome, _because(verdict.reason))
         result = read_record(live.files.result, Result) if verdict.outcome is Outcome.SUCCEEDED else None
         self._store.end_attempt(
             attempt,
@@ -248,6 +256,11 @@ class Dispatcher:
             environment=self._device.environment(job.spec.resources.threads),
         )
         self._supervisor.start(files, launch)
+        log.info("job %d attempt %d: started with %s", job.id, number, format_bytes(placement.reservation_bytes))
+
+
+def _because(reason: str | None) -> str:
+    return "" if reason is None else f": {reason}"
 
 
 def _capacity(snapshot: Snapshot) -> Capacity:

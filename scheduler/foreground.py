@@ -1,6 +1,5 @@
 """`gpuq run`: a dispatcher in the terminal, with a live table, until given jobs have ended."""
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from rich.live import Live
 
 from scheduler import render
 from scheduler.background import POLL_S, running_dispatcher, start_dispatcher
+from scheduler.cli_types import as_ranges
 from scheduler.clock import utc_now
 from scheduler.device import Device, choose_device
 from scheduler.errors import DispatcherRunningError
@@ -41,7 +41,10 @@ def run_files(home: Home, files: Iterable[Path], *, device: str, memory_bytes: i
     view = View(home, store, chosen, ids)
     with view.live():
         dispatched = _dispatch(home, store, chosen, stop, view)
-    return _farewell(home, store, view, stopped=stop.requested.is_set(), dispatched=dispatched, device=device)
+    if dispatched and not stop.requested.is_set() and store.has_unfinished():
+        pid = start_dispatcher(home, device, memory_bytes)
+        render.console(stderr=True).print(f"other jobs go on in the background (dispatcher pid {pid})")
+    return _farewell(view, stopped=stop.requested.is_set(), dispatched=dispatched)
 
 
 def _dispatch(home: Home, store: Store, device: Device, stop: Stop, view: "View") -> bool:
@@ -60,26 +63,21 @@ def _dispatch(home: Home, store: Store, device: Device, stop: Stop, view: "View"
                 stop.requested.wait(POLL_S)
             if view.is_done() or stop.requested.is_set():
                 return False
-            time.sleep(POLL_S)  # it has just left, or is about to register
 
 
-def _farewell(home: Home, store: Store, view: "View", *, stopped: bool, dispatched: bool, device: str) -> int:
-    """Show how it stands, say how to go on, and hand over what others have queued; the exit code."""
+def _farewell(view: "View", *, stopped: bool, dispatched: bool) -> int:
+    """Show how it stands and, after Ctrl-C, say how to go on; the exit code."""
     view.show_final()
     jobs = view.jobs()
-    if stopped:
-        left = sum(job.state is not State.FINISHED for job in jobs)
-        words = (
-            f"stopped: {left} jobs are queued again and go on from their checkpoints with `gpuq run` or `gpuq start`"
-            if dispatched
-            else "the jobs go on in the background; `gpuq status` shows them, `gpuq stop` stops them"
-        )
-        render.console(stderr=True).print(words)
-        return EXIT_CTRL_C
-    if dispatched and store.has_unfinished():
-        pid = start_dispatcher(home, device, None)
-        render.console(stderr=True).print(f"other jobs go on in the background (dispatcher pid {pid})")
-    return 0 if all(job.outcome is Outcome.SUCCEEDED for job in jobs) else 1
+    if not stopped:
+        return 0 if all(job.outcome is Outcome.SUCCEEDED for job in jobs) else 1
+    left = as_ranges(job.id for job in jobs if job.state is not State.FINISHED)
+    render.console(stderr=True).print(
+        f"stopped; queued again, to go on from their checkpoints with `gpuq run` or `gpuq start`: {left}"
+        if dispatched
+        else "the jobs go on in the background; `gpuq status` shows them, `gpuq stop` stops them"
+    )
+    return EXIT_CTRL_C
 
 
 class View:

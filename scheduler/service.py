@@ -1,5 +1,6 @@
 """A dispatcher at its post: one per state directory, from taking the lock to giving it up."""
 
+import io
 import logging
 import signal
 import sys
@@ -11,6 +12,8 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
+from jobs.run_dir import open_private
+from scheduler.background import POLL_S, running_dispatcher
 from scheduler.device import Device, choose_device
 from scheduler.dispatcher import TICK_S, Dispatcher
 from scheduler.errors import DispatcherRunningError
@@ -18,6 +21,8 @@ from scheduler.home import Home
 from scheduler.process import own_identity
 from scheduler.store import Store
 
+TICK_SHARE = 5  # a queue of thousands makes ticks long; then they come less often
+RETRY_S = 5.0  # after a tick that failed
 IDLE_S = 60.0  # with nothing left to do; the next `gpuq submit` starts a new one
 
 log = logging.getLogger("gpuq")
@@ -26,12 +31,12 @@ log = logging.getLogger("gpuq")
 class Stop:
     """SIGINT and SIGTERM as a question; the second one ends the process at once.
 
-    Attempts have sessions of their own: they checkpoint and end even then.
+    Attempts have sessions of their own: they checkpoint and end even then. A terminal that closes is a stop, too.
     """
 
     def __init__(self) -> None:
         self.requested = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._request)
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
@@ -47,12 +52,10 @@ def at_post(home: Home, store: Store) -> Iterator[None]:
     Raises DispatcherRunningError.
     """
     lock = FileLock(home.dispatcher_lock, mode=0o600)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise DispatcherRunningError(
-            "a dispatcher is running already; `gpuq status` shows it, `gpuq stop` stops it"
-        ) from None
+    while not _acquired(lock):
+        if running_dispatcher(store) is not None:
+            raise DispatcherRunningError("a dispatcher is running already; `gpuq stop` stops it")
+        time.sleep(POLL_S)  # another is just taking up the post, or giving it up
     identity = own_identity()
     store.register_dispatcher(identity)
     try:
@@ -60,6 +63,14 @@ def at_post(home: Home, store: Store) -> Iterator[None]:
     finally:
         store.unregister_dispatcher(identity, only_if_idle=False)
         lock.release()
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    return True
 
 
 def serve(
@@ -73,14 +84,35 @@ def serve(
 ) -> None:
     """Dispatch until `is_done`, or until asked to stop: then attempts checkpoint and their jobs are queued again."""
     dispatcher = Dispatcher(home, store, device)
-    while not is_done() and not stop.requested.is_set():
-        dispatcher.tick()
-        after_tick()
-        stop.requested.wait(TICK_S)
+    with logged(home):
+        while not is_done() and not stop.requested.is_set():
+            began = time.monotonic()
+            try:
+                dispatcher.tick()
+                delay_s = max(TICK_S, TICK_SHARE * (time.monotonic() - began))
+            except Exception:  # the night is long: what fails now, such as a full disk, may work later
+                log.exception("a tick failed; trying again in %g s", RETRY_S)
+                delay_s = RETRY_S
+            after_tick()
+            stop.requested.wait(delay_s)
     if stop.requested.is_set():
         dispatcher.shut_down()
     else:
         dispatcher.leave()
+
+
+@contextmanager
+def logged(home: Home) -> Iterator[None]:
+    """What the dispatcher does, in its log."""
+    with open_private(home.dispatcher_log, "ab") as file:
+        handler = logging.StreamHandler(io.TextIOWrapper(file, write_through=True))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
 
 
 class Idleness:

@@ -6,6 +6,15 @@ from pathlib import Path
 import pytest
 from gpuq_process import Gpuq
 
+from scheduler.device import has_gpu
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not has_gpu():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
 
 @pytest.fixture
 def gpuq(tmp_path: Path) -> Iterator[Gpuq]:

@@ -118,6 +118,7 @@ def test_models_lists_every_network_with_its_size(gpuq: Gpuq) -> None:
         "family": "bottleneck",
         "parameters": 1_035_914,
         "block_macs": 10_027_008,
+        "options": {"width": 32, "blocks": [3, 3, 6, 6], "factor": 4},
         "summary": "bottlenecks, N=4",
     }
 

@@ -1,6 +1,8 @@
 """One step of training: sums that stay on the device, and the optimizers of torch bit for bit."""
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from jobs.spec import Adam, AdamW, Optimizer, Sgd
 from jobs.step import Totals, chosen_precision, evaluation_step, training_step
 
 CPU = torch.device("cpu")
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, tuple[Optimizer, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]]] = {
     "sgd": (Sgd(), lambda parameters: torch.optim.SGD(parameters, 0.05, 0.9, nesterov=True)),
     "plain sgd": (
         Sgd(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.1),
@@ -45,7 +47,7 @@ def test_training_steps_equal_the_textbook_loop_of_torch(name: str) -> None:
     for step, (images, labels) in enumerate(batches()):
         training_step(ours, optimizer, images, labels, "fp32", totals, step)
         reference.zero_grad()
-        F.cross_entropy(theirs(images), labels).backward()
+        F.cross_entropy(theirs(images), labels).backward()  # type: ignore[no-untyped-call]
         reference.step()
     assert identical(ours.state_dict(), theirs.state_dict())
 
@@ -55,9 +57,10 @@ def test_update_is_the_optimizer_s_own_step(spec: Optimizer) -> None:
     ours, theirs = network(), network()
     optimizer, reference = build_optimizer(spec, ours.parameters()), build_optimizer(spec, theirs.parameters())
     for images, labels in batches():
-        for one, change in ((ours, lambda: update(optimizer)), (theirs, reference.step)):
+        changes: list[tuple[nn.Module, Any]] = [(ours, lambda: update(optimizer)), (theirs, reference.step)]
+        for one, change in changes:
             one.zero_grad()
-            F.cross_entropy(one(images), labels).backward()
+            F.cross_entropy(one(images), labels).backward()  # type: ignore[no-untyped-call]
             change()
     assert identical(ours.state_dict(), theirs.state_dict())
     assert identical(optimizer.state_dict(), reference.state_dict())

@@ -261,11 +261,11 @@ class TestEnds:
         assert saved(RunDir(tmp_path).last_checkpoint)["position"]["step"] == STEPS
 
 
-class Reads(TorchDispatchMode):
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the tensors whose values reach the host, whichever way they take."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count: Counter[str] = Counter()
         for name in ("tolist", "numpy", "cpu"):
             monkeypatch.setattr(torch.Tensor, name, self._counted(name, getattr(torch.Tensor, name)))
@@ -287,14 +287,14 @@ def test_no_batch_waits_for_the_host(
     tmp_path: Path, cache_dir: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = []
-    for batch_size in (BATCH, BATCH // 6):
-        spec = user_job(user_file, "small", epochs=2, batch_size=batch_size, chunk_size=1000)
+    for batch_size in (BATCH, BATCH // 4):
+        spec = user_job(user_file, "small", epochs=1, batch_size=batch_size, chunk_size=1000)
         one = trainer(spec, tmp_path / str(batch_size), cache_dir)
         with monkeypatch.context() as patch, Reads(patch) as reads:
             one.run()
         counts.append(reads.count)
-    assert counts[0] == counts[1]  # with six times the batches
-    assert counts[0]["tolist"] == 2 * 2 + 1  # training and validation of each epoch, and the test
+    assert counts[0] == counts[1]  # with four times the batches
+    assert counts[0]["tolist"] == 3  # of training, validation and test
 
 
 def test_what_is_counted_as_a_read_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

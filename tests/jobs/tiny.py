@@ -37,18 +37,19 @@ def small(classes, channels):
 
 
 class Counting(nn.Module):
-    """Counts its passes: those of training in a buffer, which checkpoints keep; those of evaluation beside it."""
+    """Counts its passes in training, in a buffer, which checkpoints keep, and in this process; and in evaluation."""
 
     def __init__(self, classes, channels):
         super().__init__()
         self.network = small(classes, channels)
         self.register_buffer("trained", torch.tensor(0))
-        self.evaluated = 0
+        self.passes = self.evaluated = 0
 
     def forward(self, images):
         if self.training:
             self.trained += 1
-            self.on_step(int(self.trained))
+            self.passes += 1
+            self.on_step(self.passes)
         else:
             self.evaluated += 1
         return self.logits(self.network(images))

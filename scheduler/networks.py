@@ -1,7 +1,9 @@
 """`gpuq models`: what can be named in a job file."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 
@@ -12,6 +14,7 @@ class NetworkFacts(Struct, frozen=True, kw_only=True):
     family: str
     parameters: int
     block_macs: int
+    options: dict[str, Any]  # what its builder takes, with the defaults
     summary: str
 
 
@@ -32,6 +35,7 @@ def describe_networks() -> list[NetworkFacts]:
                 family=network.family,
                 parameters=count_parameters(built),
                 block_macs=block_macs(built, (3, 32, 32)),
+                options=msgspec.structs.asdict(network.options()),
                 summary=network.summary,
             )
         )
@@ -49,9 +53,15 @@ def show_networks(networks: Sequence[NetworkFacts]) -> None:
     table.add_column("Parameters", justify="right")
     table.add_column("Block MACs", justify="right")
     table.add_column("What")
+    table.add_column("Options", overflow="fold")
     for network in networks:
         macs = f"{network.block_macs:,}" if network.block_macs else ""
-        table.add_row(network.name, network.family, f"{network.parameters:,}", macs, network.summary)
+        options = ", ".join(f"{name} = {_toml(value)}" for name, value in network.options.items())
+        table.add_row(network.name, network.family, f"{network.parameters:,}", macs, network.summary, options)
     out = render.console()
     out.print(table)
     out.print("\nalso torchvision:NAME (its classifiers) and path/to/file.py:function", style="dim")
+
+
+def _toml(value: object) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,161 @@
+"""The worker process: how training ends is how it exits, and its files say why."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import STEPS, identical, job, launch, learned, saved, train, user_job
+
+from jobs import worker
+from jobs.errors import GpuqError
+from jobs.run_dir import ExitCode, Failure, Peak, Progress, Result, RunDir, read_record, write_record
+from jobs.spec import Adam, DataSpec, JobSpec, ModelSpec
+from jobs.worker import run_attempt
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, cache_dir: Path) -> Callable[[JobSpec], RunDir]:
+    """A run directory with everything that the dispatcher puts there before it starts an attempt."""
+
+    def prepare(spec: JobSpec) -> RunDir:
+        files = RunDir(tmp_path / "run")
+        files.create(spec)
+        write_record(files.attempt(1).launch, launch(cache_dir))
+        return files
+
+    return prepare
+
+
+def command(files: RunDir) -> list[str]:
+    return [sys.executable, "-P", "-m", "jobs.worker", str(files.path), "1"]
+
+
+def exit_code(files: RunDir) -> int:
+    """Of a worker in a process of its own."""
+    return subprocess.run(command(files), cwd=files.path, timeout=DEADLINE_S, check=False).returncode
+
+
+def failure(files: RunDir) -> Failure:
+    record = read_record(files.attempt(1).failure, Failure)
+    assert record is not None
+    return record
+
+
+def job_without_data(tmp_path: Path) -> JobSpec:
+    data = DataSpec(name="imagefolder", root=str(tmp_path / "nowhere"))
+    return JobSpec(name="lost", model=ModelSpec(name="resv1"), data=data)
+
+
+class TestProcess:
+    def test_stopped_by_a_signal_it_goes_on_to_the_end_of_an_uninterrupted_run(
+        self, tmp_path: Path, cache_dir: Path, user_file: Path, prepared: Callable[[JobSpec], RunDir]
+    ) -> None:
+        options = {"step": STEPS + 2, "marker": str(tmp_path / "asked")}
+        files = prepared(user_job(user_file, "Interrupted", options=options, optimizer=Adam()))
+        assert exit_code(files) == ExitCode.STOPPED
+        assert saved(files.last_checkpoint)["position"]["step"] == STEPS + 2  # the step at hand was finished
+        assert not files.result.exists()
+        assert exit_code(files) == ExitCode.SUCCEEDED
+        reference = RunDir(tmp_path / "reference")  # the marker is there: this one is not asked
+        assert read_record(files.result, Result) == train(files.read_spec(), reference.path, cache_dir)
+        assert learned(files) == learned(reference)
+        assert identical(saved(files.last_checkpoint), saved(reference.last_checkpoint))
+        peak = read_record(files.attempt(1).peak, Peak)
+        assert peak is not None
+        assert peak.peak_bytes > 100 * 2**20  # torch alone is that much
+
+    def test_data_that_is_missing_is_refused_by_name(
+        self, tmp_path: Path, prepared: Callable[[JobSpec], RunDir]
+    ) -> None:
+        files = prepared(job_without_data(tmp_path))
+        assert exit_code(files) == ExitCode.REFUSED
+        assert failure(files).kind == "ImageFolderError"
+        assert str(tmp_path / "nowhere") in failure(files).message
+
+    def test_memory_that_runs_out_has_an_exit_code_of_its_own(
+        self, user_file: Path, prepared: Callable[[JobSpec], RunDir]
+    ) -> None:
+        files = prepared(user_job(user_file, "Raising", options={"error": "OutOfMemoryError"}))
+        assert exit_code(files) == ExitCode.OUT_OF_MEMORY
+        assert failure(files).kind == "OutOfMemoryError"
+
+    def test_it_dies_with_its_parent(self, user_file: Path, prepared: Callable[[JobSpec], RunDir]) -> None:
+        files = prepared(user_job(user_file, "printing", epochs=10**6, checkpoint_every="1h"))
+        parent = subprocess.Popen(["sh", "-c", '"$@" & echo $!; wait', "sh", *command(files)], stdout=subprocess.PIPE)
+        assert parent.stdout is not None
+        number = int(parent.stdout.readline())
+        assert b"forward\n" in parent.stdout  # it trains
+        parent.kill()
+        try:
+            parent.communicate(timeout=DEADLINE_S)  # until nobody holds the pipe
+        except subprocess.TimeoutExpired:
+            os.kill(number, signal.SIGKILL)
+            raise
+
+
+# The network's function, its options, the exit code, and what the failure says.
+ENDS = {
+    "success": ("small", {}, ExitCode.SUCCEEDED, None),
+    "an error in the network": ("Raising", {"error": "RuntimeError"}, ExitCode.FAILED, "RuntimeError: first line"),
+    "sys.exit(0) in the network": ("Raising", {"error": "SystemExit"}, ExitCode.FAILED, "SystemExit: 0"),
+    "no memory for Python": ("Raising", {"error": "MemoryError"}, ExitCode.OUT_OF_MEMORY, "MemoryError"),
+    "no memory for a tensor": ("Raising", {"error": "allocator"}, ExitCode.OUT_OF_MEMORY, "can't allocate memory"),
+    "a network that cannot be built": ("unbuildable", {}, ExitCode.REFUSED, "no such thing"),
+    "a network that is not there": ("nothing", {}, ExitCode.REFUSED, "defines no 'nothing'"),
+    "a loss that is no number": ("Diverging", {"step": 2}, ExitCode.REFUSED, "step 1 (epoch 1)"),
+}
+
+
+class TestEnds:
+    @pytest.mark.parametrize(("function", "options", "code", "words"), ENDS.values(), ids=ENDS)
+    def test_each_has_its_exit_code_and_its_reason_in_one_line(
+        self,
+        user_file: Path,
+        cache_dir: Path,
+        prepared: Callable[[JobSpec], RunDir],
+        function: str,
+        options: dict[str, Any],
+        code: ExitCode,
+        words: str | None,
+    ) -> None:
+        files = prepared(user_job(user_file, function, options=options, epochs=1))
+        attempt = files.attempt(1)
+        assert run_attempt(files.read_spec(), files, attempt, launch(cache_dir), lambda: False) == code
+        assert files.result.exists() == (code == ExitCode.SUCCEEDED)
+        assert read_record(attempt.peak, Peak) is not None
+        said = read_record(attempt.failure, Failure)
+        if words is None:
+            assert said is None
+        else:
+            assert said is not None
+            assert words in said.message
+            assert len(said.message.splitlines()) == 1
+
+    def test_an_error_leaves_the_traceback_in_the_log_and_the_checkpoint_on_the_disk(
+        self,
+        user_file: Path,
+        cache_dir: Path,
+        prepared: Callable[[JobSpec], RunDir],
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        options = {"error": "RuntimeError", "step": 2 * STEPS + 1}
+        files = prepared(user_job(user_file, "Raising", options=options, checkpoint_every="0s"))
+        code = run_attempt(files.read_spec(), files, files.attempt(1), launch(cache_dir), lambda: False)
+        assert code == ExitCode.FAILED
+        assert "second line" in capfd.readouterr().err
+        assert saved(files.last_checkpoint)["position"]["step"] == 2 * STEPS
+        assert read_record(files.attempt(1).progress, Progress) is not None
+
+    def test_without_a_launch_record_nothing_is_trained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker, "die_with_parent", lambda: None)
+        monkeypatch.setattr(worker, "StopFlag", lambda: lambda: False)  # the tests' own process stays as it is
+        RunDir(tmp_path).create(job())
+        with pytest.raises(GpuqError, match=r"launch\.json: missing"):
+            worker.main(str(tmp_path), "1")

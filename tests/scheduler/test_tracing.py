@@ -1,0 +1,203 @@
+"""The child process that traces jobs, with a script in its place that does what the network's name says."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from builders import spec
+from waiting import eventually
+
+from jobs.trace_messages import Reply
+from scheduler.device import CpuDevice
+from scheduler.process import identify
+from scheduler.tracing import REQUEST_TIMEOUT_S, Failed, Tracer
+
+ESTIMATOR = dedent(
+    """
+    import json, os, signal, sys
+    for line in sys.stdin:
+        request = json.loads(line)
+        does, reply = request["spec"]["model"]["name"], {"key": request["key"]}
+        if does == "exits":
+            sys.exit("out of luck")
+        elif does == "crashes":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif does == "hangs":
+            signal.pause()
+        elif does == "forks and hangs":
+            if os.fork() == 0:
+                print("forked", file=sys.stderr, flush=True)
+            signal.pause()
+        elif does == "babbles":
+            print("hello?", flush=True)
+        elif does == "cannot":
+            reply["error"] = "ModelError: no network called 'cannot'"
+        else:
+            reply |= {"components": {"pid": os.getpid()}, "parameters": 5}
+        print(json.dumps(reply), flush=True)
+    """
+)
+
+
+class Clock:
+    """Goes on only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tracer(tmp_path: Path, clock: Clock) -> Iterator[Tracer]:
+    command = [sys.executable, "-I", "-S", "-c", ESTIMATOR]
+    made = Tracer(CpuDevice(), tmp_path / "cache", tmp_path / "log", clock, estimator=command)
+    yield made
+    made.close()
+
+
+Known = dict[int, Reply | Failed]
+
+
+@pytest.fixture
+def trace(tracer: Tracer) -> Callable[..., Known]:
+    """What becomes of jobs, asked for by what the estimator is to do with each."""
+
+    def trace_all(*does: str) -> Known:
+        for key, name in enumerate(does, start=1):
+            tracer.ask(key, spec(network=name), prepare=False)
+        known: Known = {}
+
+        def all_known() -> bool:
+            known.update(tracer.poll(timeout_s=0.05))
+            return not tracer.pending
+
+        eventually(all_known, "all replies")
+        return known
+
+    return trace_all
+
+
+def traced_by(known: Known, key: int) -> int:
+    """The pid of the process that answered."""
+    reply = known[key]
+    assert isinstance(reply, Reply), reply
+    return reply.components["pid"]
+
+
+def test_a_reply_comes_back_under_its_key(trace: Callable[..., Known]) -> None:
+    known = trace("fine", "cannot")
+    assert isinstance(known[1], Reply)
+    assert known[1].parameters == 5
+    assert known[2] == Failed("ModelError: no network called 'cannot'")
+
+
+def test_one_process_traces_many_jobs(trace: Callable[..., Known]) -> None:
+    known = trace(*["fine"] * 30)
+    assert len({traced_by(known, key) for key in range(1, 31)}) == 1
+
+
+def test_the_process_is_ended_when_there_is_nothing_left_to_trace(trace: Callable[..., Known]) -> None:
+    assert identify(traced_by(trace("fine"), 1)) is None
+
+
+def test_nothing_is_known_when_nothing_was_asked(tracer: Tracer) -> None:
+    assert tracer.poll() == {}
+
+
+def test_polling_does_not_wait_for_a_reply(tracer: Tracer) -> None:
+    tracer.ask(1, spec(network="hangs"), prepare=False)
+    assert tracer.poll() == {}
+    assert tracer.pending == {1}
+
+
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        ("exits", "tracing it ended its process with exit code 1: out of luck"),
+        ("crashes", "tracing it ended its process by SIGSEGV"),
+        ("babbles", "tracing it wrote something else where the reply belongs"),
+    ],
+)
+def test_a_job_that_ends_its_tracing_fails_alone(trace: Callable[..., Known], does: str, reason: str) -> None:
+    known = trace("fine", does, "fine", "fine")
+    assert known[2] == Failed(reason)
+    assert traced_by(known, 1) != traced_by(known, 3) == traced_by(known, 4)
+
+
+def test_one_crash_after_the_other_is_survived(trace: Callable[..., Known]) -> None:
+    known = trace("exits", "exits", "exits", "fine")
+    assert [isinstance(known[key], Failed) for key in (1, 2, 3, 4)] == [True, True, True, False]
+
+
+def test_a_job_that_hangs_is_given_up_after_its_time(tracer: Tracer, clock: Clock) -> None:
+    tracer.ask(1, spec(network="hangs"), prepare=False)
+    clock.now += REQUEST_TIMEOUT_S
+    assert tracer.poll() == {}
+    clock.now += 1
+    assert tracer.poll() == {1: Failed("tracing it took more than 900 s")}
+
+
+def test_the_time_of_a_job_begins_when_those_before_it_are_done(tracer: Tracer, clock: Clock) -> None:
+    tracer.ask(1, spec(network="fine"), prepare=False)
+    tracer.ask(2, spec(network="hangs"), prepare=False)
+    clock.now += REQUEST_TIMEOUT_S
+    eventually(lambda: 1 in tracer.poll(0.05), "the first reply")
+    clock.now += REQUEST_TIMEOUT_S
+    assert tracer.poll() == {}
+
+
+def test_those_after_a_job_that_hangs_are_traced(tracer: Tracer, clock: Clock) -> None:
+    tracer.ask(1, spec(network="hangs"), prepare=False)
+    tracer.ask(2, spec(network="fine"), prepare=False)
+    clock.now += REQUEST_TIMEOUT_S + 1
+    assert list(tracer.poll()) == [1]
+    eventually(lambda: 2 in tracer.poll(0.05), "the second reply")
+
+
+def test_asking_never_blocks_however_many_jobs_wait_for_one_that_hangs(tracer: Tracer) -> None:
+    """More than a pipe holds, three times over."""
+    large = {"padding": "x" * 1000}
+    tracer.ask(1, spec(network="hangs"), prepare=False)
+    for key in range(2, 200):
+        tracer.ask(key, spec(network="fine", options=large), prepare=False)
+    assert len(tracer.pending) == 199
+
+
+def test_closing_ends_what_a_network_has_started_too(tracer: Tracer, tmp_path: Path) -> None:
+    """Or the pipe that both hold would never end."""
+    tracer.ask(1, spec(network="forks and hangs"), prepare=False)
+    eventually(lambda: "forked" in (tmp_path / "log").read_text(), "the network to fork")
+    tracer.close()
+    assert tracer.poll() == {}
+
+
+def test_a_traced_job_sees_no_gpu_and_one_thread(tmp_path: Path) -> None:
+    seen = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"
+    script = f"import os; open({str(tmp_path / 'seen')!r}, 'w').write(str([os.environ[n] for n in {seen}]))"
+    tracer = Tracer(CpuDevice(), tmp_path, tmp_path / "log", estimator=[sys.executable, "-c", script])
+    tracer.ask(1, spec(), prepare=False)
+    eventually(lambda: tracer.poll(0.05), "its end")
+    assert (tmp_path / "seen").read_text() == "['', '1']"
+
+
+def test_automatic_precision_is_decided_here(tmp_path: Path) -> None:
+    """The tracing process cannot see the GPU that would decide it."""
+
+    class Gpu(CpuDevice):
+        def auto_precision(self) -> str:
+            return "bf16"
+
+    script = "import json, sys; r = json.loads(sys.stdin.readline()); sys.exit(r['precision'])"
+    tracer = Tracer(Gpu(), tmp_path, tmp_path / "log", estimator=[sys.executable, "-c", script])
+    tracer.ask(1, spec(), prepare=False)
+    known = eventually(lambda: tracer.poll(0.05), "its end")
+    assert known == {1: Failed("tracing it ended its process with exit code 1: bf16")}
