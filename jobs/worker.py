@@ -45,7 +45,9 @@ def main(run_dir: str, number: str) -> int:
     return run_attempt(files.read_spec(), files, attempt, launch, should_stop)
 
 
-def run_attempt(spec: JobSpec, files: RunDir, attempt: AttemptFiles, launch: Launch, should_stop: Callable[[], bool]) -> int:
+def run_attempt(
+    spec: JobSpec, files: RunDir, attempt: AttemptFiles, launch: Launch, should_stop: Callable[[], bool]
+) -> int:
     """Train, and turn every way that training can end into an exit code and the attempt's files."""
     import torch
 

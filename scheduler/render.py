@@ -20,9 +20,11 @@ _PLAIN_WIDTH = 160  # when the output is not a terminal
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where tables go; wide when nobody's terminal limits it."""
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
+    """Where tables go; wide when nobody's terminal limits it. Names and reasons are shown as they are written."""
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not made.is_terminal:
+        made.width = _PLAIN_WIDTH
+    return made
 
 
 def status(report: StatusReport) -> RenderableType:

@@ -66,6 +66,11 @@ class Gpuq:
         told: dict[str, Any] = json.loads(self("status", str(job_id), "--json").stdout)["jobs"][0]
         return told
 
+    def dispatcher(self) -> int | None:
+        """The pid of the dispatcher that runs, if one does."""
+        pid: int | None = json.loads(self("status", "--json").stdout)["dispatcher"]["pid"]
+        return pid
+
     def becomes(self, job_id: int, word: str) -> None:
         """Wait until a job is in a state or has an outcome."""
         eventually(lambda: word in (self.job(job_id)["state"], self.job(job_id)["outcome"]), f"job {job_id} is {word}")

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from gpuq_process import Gpuq, eventually
 
@@ -29,6 +30,8 @@ checkpoint_every = "0s"
 [schedule]
 warmup_epochs = 1
 """
+
+TIME_AND_MEMORY = {"images_per_s", "elapsed_s", "peak_bytes"}
 
 RAISES = """
 import torch
@@ -130,6 +133,25 @@ def test_a_job_directory_is_its_owners_alone(evening: Gpuq) -> None:
     assert [path for path in [evening.home.path, *run_dir.rglob("*")] if path.stat().st_mode & 0o077] == []
 
 
+def test_run_leaves_the_work_to_the_dispatcher_that_runs(evening: Gpuq) -> None:
+    evening("start")
+    dispatcher = evening.dispatcher()
+    done = evening("run", "first.toml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "job 5 first succeeded" in done.stdout
+    assert evening.dispatcher() == dispatcher
+
+
+def test_run_hands_what_else_is_queued_to_a_dispatcher_in_the_background(gpuq: Gpuq) -> None:
+    gpuq("submit", "--no-start", gpuq.write("endless.toml", tiny(epochs=5000)))
+    done = gpuq("run", gpuq.write("job.toml", tiny(epochs=1)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "other jobs go on in the background" in done.stderr
+    eventually(lambda: gpuq.dispatcher() is not None, "a dispatcher runs in the background")
+    assert gpuq.job(1)["state"] == "running"
+    assert len(gpuq.job(1)["attempts"]) == 1
+
+
 def test_ctrl_c_of_run_checkpoints_and_queues_again_and_run_goes_on_to_the_same_result(gpuq: Gpuq) -> None:
     job = gpuq.write("job.toml", tiny(epochs=6, limit=1500))
     run = gpuq.spawn("run", job, job)
@@ -162,10 +184,7 @@ def metrics(gpuq: Gpuq, job_id: int) -> list[Any]:
     return read_metrics(gpuq.home.run_dir(job_id).metrics)
 
 
-def learning(gpuq: Gpuq, job_id: int) -> list[tuple[float, ...]]:
+def learning(gpuq: Gpuq, job_id: int) -> list[dict[str, float]]:
     """A job's metrics, without those that tell of time and memory."""
-    return [
-        (line.epoch, line.step, line.lr, line.train_loss, line.train_accuracy, line.validation_loss)
-        + (line.validation_accuracy,)
-        for line in metrics(gpuq, job_id)
-    ]
+    lines = [msgspec.structs.asdict(line) for line in metrics(gpuq, job_id)]
+    return [{key: value for key, value in line.items() if key not in TIME_AND_MEMORY} for line in lines]

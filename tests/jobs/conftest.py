@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from job_files import Write
 from tiny import NETWORKS
 
 
@@ -25,3 +26,15 @@ def user_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("networks") / "networks.py"
     file.write_text(NETWORKS)
     return file
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a job file, job.toml unless told otherwise."""
+
+    def write(text: str | bytes, name: str = "job.toml") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write

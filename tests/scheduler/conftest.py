@@ -1,15 +1,21 @@
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bench import Bench, Engine
+from scratch import scratch_folder
+from steps import Queue
 
 from scheduler.home import Home
 from scheduler.store import Store
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home").create()
+def home() -> Iterator[Home]:
+    """An empty state directory."""
+    with scratch_folder() as folder:
+        yield Home(Path(folder) / "home").create()
 
 
 @pytest.fixture
@@ -17,3 +23,21 @@ def store(home: Home) -> Iterator[Store]:
     opened = Store(home.store)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def queue(store: Store) -> Queue:
+    return Queue(store)
+
+
+@pytest.fixture
+def rows(store: Store) -> Iterator[Callable[[str], list[tuple[object, ...]]]]:
+    """What anybody who opens the file sees."""
+    connection = sqlite3.connect(store.path)
+    yield lambda query: connection.execute(query).fetchall()
+    connection.close()
+
+
+@pytest.fixture
+def bench(home: Home, store: Store) -> Bench:
+    return Bench(home, store, Engine(store))

@@ -93,11 +93,11 @@ def test_the_name_of_a_program_does_not_confuse_its_identity(start: Cat, tmp_pat
 
 
 def test_a_group_is_signalled_as_a_whole(start: Cat) -> None:
-    shell = start(["sh", "-c", "cat & echo started; wait"])
+    shell = start(["sh", "-c", "sleep 600 & echo started; wait"])
     assert shell.stdout is not None
     assert shell.stdout.readline() == b"started\n"
     assert identity_of(shell).send_group(signal.SIGKILL)
-    assert shell.stdout.read() == b""  # ends only when shell and cat have both let go of it
+    assert shell.stdout.read() == b""  # ends only when the shell and its child have both let go of it
 
 
 def test_an_identity_names_this_boot() -> None:

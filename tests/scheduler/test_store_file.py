@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from builders import ORIGIN, spec
+from builders import NOON, ORIGIN, spec
 from waiting import eventually
 
 from scheduler.errors import StoreError
@@ -28,7 +28,10 @@ from scheduler.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
 store = Store(Path(sys.argv[1]))
-ids = [store.submit([spec()] * {BATCH}, ORIGIN)[0] for _ in range({BATCHES})]
+ids = []
+for _ in range({BATCHES}):
+    ids.append(store.submit([spec()] * {BATCH}, ORIGIN)[0])
+    store.cancel(ids[-1][0])  # reads before it writes
 print(json.dumps(ids))
 """
 
@@ -124,6 +127,25 @@ def test_a_submitter_killed_in_the_middle_leaves_whole_batches(
     count = len(store.jobs())
     assert count % BATCH == 0
     assert store.submit([spec()], ORIGIN)[0] == [count + 1]
+
+
+def test_nobody_writes_between_what_a_transaction_reads_and_what_it_writes(home: Home, store: Store) -> None:
+    [job_id], _ = store.submit([spec()], ORIGIN)
+    intruder = sqlite3.connect(home.store, timeout=0, isolation_level=None)
+    refused: list[str] = []
+
+    def now() -> str:  # asked for after the job was read
+        try:
+            intruder.execute("UPDATE jobs SET priority = 1")
+        except sqlite3.OperationalError as error:
+            refused.append(str(error))
+        return NOON
+
+    cancelling = Store(home.store, now=now)
+    cancelling.cancel(job_id)
+    assert set(refused) == {"database is locked"}
+    cancelling.close()
+    intruder.close()
 
 
 def test_a_schema_of_the_future_is_refused_with_what_to_do(home: Home) -> None:

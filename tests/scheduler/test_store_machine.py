@@ -1,6 +1,5 @@
 """Any sequence of what people and the dispatcher do leaves the real store consistent."""
 
-import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -10,6 +9,7 @@ from builders import ORIGIN, MiB, metrics, spec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from scratch import scratch_folder
 
 from scheduler.records import Attempt, Job
 from scheduler.states import LIVE, TRANSITIONS, Outcome, State
@@ -23,7 +23,7 @@ class Queue(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = scratch_folder()
         self.ticks: Iterator[int] = count()
         self.store = self.open()
         self.before: dict[int, Job] = {}

@@ -1,0 +1,167 @@
+"""The status for people, where no terminal limits it: nothing fails, and the facts are there."""
+
+from typing import Any
+
+import pytest
+from builders import NOON, GiB, MiB
+from rich.console import RenderableType
+
+from scheduler import render
+from scheduler.states import Outcome, State
+from scheduler.status import AttemptReport, DeviceReport, DispatcherReport, JobReport, StatusReport
+
+DEVICE = DeviceReport(
+    name="cpu (2 cores)",
+    kind="cpu",
+    total_bytes=8 * GiB,
+    used_by_gpuq_bytes=1 * GiB,
+    used_by_others_bytes=3 * GiB,
+    headroom_bytes=512 * MiB,
+    budget_bytes=4 * GiB,
+    reserved_bytes=2 * GiB,
+)
+NOBODY = DispatcherReport(running=False, pid=None)
+
+
+def job(**fields: Any) -> JobReport:
+    """A job that has just been queued, unless `fields` say otherwise."""
+    values: dict[str, Any] = dict.fromkeys(JobReport.__struct_fields__)
+    values |= {"id": 7, "name": "resv1-easy", "network": "resv1", "priority": 0, "state": "queued"}
+    values |= {"epoch": 0, "epochs": 200, "submitted_at": NOON, "run_dir": "/home/ada/runs/7", "attempts": []}
+    return JobReport(**(values | fields))
+
+
+def live(**fields: Any) -> AttemptReport:
+    values = dict.fromkeys(AttemptReport.__struct_fields__)
+    values |= {"number": 1, "started_at": NOON, "reservation_bytes": 2 * GiB}
+    return AttemptReport(**(values | fields))
+
+
+RUNNING = job(
+    state="running",
+    epoch=12,
+    best_validation_accuracy=0.8125,
+    estimate_bytes=1 * GiB,
+    estimate_basis="modelled",
+    reservation_bytes=2 * GiB,
+    peak_bytes=900 * MiB,
+    elapsed_s=720.0,
+    eta_s=5400.0,
+    attempts=[live(pid=4300, peak_bytes=900 * MiB)],
+)
+FAILED = job(
+    state="finished",
+    outcome="failed",
+    reason="RuntimeError: boom (2 times at the same place)",
+    finished_at=NOON,
+    attempts=[live(pid=4300, ended_at=NOON, outcome="failed", exit_code=1, reason="RuntimeError: boom")],
+)
+
+
+def shown(what: RenderableType, width: int = 200) -> str:
+    console = render.console()
+    console.width = width
+    with console.capture() as captured:
+        console.print(what)
+    return captured.get()
+
+
+def status(*jobs: JobReport, device: DeviceReport = DEVICE, dispatcher: DispatcherReport = NOBODY) -> str:
+    return shown(render.status(StatusReport(dispatcher=dispatcher, device=device, jobs=list(jobs))))
+
+
+def test_the_device_line_tells_who_uses_what() -> None:
+    line = next(line for line in status().splitlines() if "cpu (2 cores)" in line)
+    for fact in ("1.0 GiB used by gpuq", "2.0 GiB reserved", "3.0 GiB by others", "4.0 GiB free", "8.0 GiB"):
+        assert fact in line
+
+
+def test_an_unreadable_device_tells_why_nothing_starts() -> None:
+    broken = DeviceReport(
+        name="cuda",
+        kind="cuda",
+        total_bytes=0,
+        used_by_gpuq_bytes=0,
+        used_by_others_bytes=0,
+        headroom_bytes=0,
+        budget_bytes=0,
+        reserved_bytes=0,
+        error="GPU 0 cannot be read: Driver Not Loaded",
+    )
+    assert "GPU 0 cannot be read: Driver Not Loaded; nothing is started" in status(device=broken)
+
+
+def test_a_running_dispatcher_is_named_by_its_pid() -> None:
+    assert "running (pid 4242)" in status(dispatcher=DispatcherReport(running=True, pid=4242))
+
+
+def test_waiting_jobs_without_a_dispatcher_come_with_the_way_out() -> None:
+    assert "`gpuq start`" in status(job())
+
+
+def test_finished_jobs_need_no_dispatcher() -> None:
+    assert "`gpuq start`" not in status(FAILED)
+
+
+def test_an_empty_queue_says_how_to_fill_it() -> None:
+    assert "no jobs; `gpuq submit FILE.toml` queues some" in status()
+
+
+def test_a_running_job_is_a_row_of_its_facts() -> None:
+    row = next(line for line in status(RUNNING).splitlines() if "resv1-easy" in line)
+    for fact in ("7", "resv1", "running", "12/200", "81.2 %", "1.0 GiB → 900 MiB", "12m", "1h 30m"):
+        assert fact in row
+
+
+def test_a_waiting_job_says_why() -> None:
+    assert "needs 6.0 GiB, 2.0 GiB free" in status(job(reason="needs 6.0 GiB, 2.0 GiB free"))
+
+
+def test_a_users_network_is_shown_without_its_folders() -> None:
+    text = status(job(network="/home/ada/nets/mine.py:build"))
+    assert "mine.py:build" in text
+    assert "/home/ada/nets" not in text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"state": state} for state in State if state is not State.FINISHED]
+    + [{"state": "finished", "outcome": outcome} for outcome in Outcome],
+    ids=str,
+)
+@pytest.mark.parametrize("width", [200, 40])
+def test_every_state_and_outcome_is_shown_by_its_name(fields: dict[str, str], width: int) -> None:
+    one = job(**fields)
+    report = StatusReport(dispatcher=NOBODY, device=DEVICE, jobs=[one])
+    word = fields.get("outcome") or fields["state"]
+    assert word in shown(render.status(report))
+    assert word in shown(render.job_details(one, []))
+    shown(render.status(report), width)  # in a narrow terminal it may be cut short
+
+
+def test_brackets_in_names_and_reasons_are_no_markup() -> None:
+    text = status(job(name="a[red]b", reason="[/bold] expected [0.8, 0.1, 0.1] :warning:"))
+    assert "a[red]b" in text
+    assert "[/bold] expected [0.8, 0.1, 0.1] :warning:" in text
+
+
+def test_details_tell_everything_about_a_job() -> None:
+    text = shown(render.job_details(RUNNING, []))
+    for fact in ("7 resv1-easy", "12 of 200", "1.0 GiB (modelled)", "900 MiB", "/home/ada/runs/7", "4300", "live"):
+        assert fact in text
+
+
+def test_details_of_a_failure_end_with_the_log() -> None:
+    text = shown(render.job_details(FAILED, ["Traceback (most recent call last):", "RuntimeError: boom [sic]"]))
+    assert "RuntimeError: boom (2 times at the same place)" in text
+    assert text.rstrip().endswith("RuntimeError: boom [sic]")
+
+
+def test_details_leave_out_what_is_not_known() -> None:
+    text = shown(render.job_details(job(), []))
+    assert "None" not in text
+    assert "test accuracy" not in text
+
+
+def test_without_a_terminal_a_row_stays_on_one_line() -> None:
+    assert render.console().width >= 120
