@@ -1,5 +1,6 @@
 """A worker's own memory: its cap, and the most it used. With `scheduler.device`, all that knows CUDA from the CPU."""
 
+import re
 import resource
 
 import torch
@@ -26,6 +27,15 @@ def peak_bytes(device: torch.device, context_bytes: int = 0) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) + context_bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def requested_bytes(error: BaseException) -> int | None:
+    """The allocation that failed, as torch's message tells it; None if it does not."""
+    told = re.search(r"[Tt]ried to allocate ([\d.]+) ([KMG]iB|bytes)", str(error))
+    if told is None:
+        return None
+    units = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    return int(float(told[1]) * units[told[2]])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -51,7 +51,7 @@ def run_attempt(
     """Train, and turn every way that training can end into an exit code and the attempt's files."""
     import torch
 
-    from jobs.memory import cap_memory, is_out_of_memory, peak_bytes
+    from jobs.memory import cap_memory, is_out_of_memory, peak_bytes, requested_bytes
     from jobs.train import StopRequested, Surroundings, Trainer
 
     device = torch.device(launch.device)
@@ -72,17 +72,13 @@ def run_attempt(
         return ExitCode.STOPPED
     except (Exception, SystemExit) as error:  # a network may call sys.exit(), and that is no success
         traceback.print_exc()
-        write_record(attempt.failure, describe_failure(error))
+        failure = Failure(kind=type(error).__name__, message=in_words(error), requested_bytes=requested_bytes(error))
+        write_record(attempt.failure, failure)
         if is_out_of_memory(error):
             return ExitCode.OUT_OF_MEMORY
         return ExitCode.REFUSED if isinstance(error, UNDERSTOOD) else ExitCode.FAILED
     finally:
         write_record(attempt.peak, Peak(peak_bytes=peak_bytes(device, launch.context_bytes)))
-
-
-def describe_failure(error: BaseException) -> Failure:
-    """An exception as a record."""
-    return Failure(kind=type(error).__name__, message=in_words(error))
 
 
 def die_with_parent() -> None:

@@ -1,5 +1,6 @@
 """The command line. A command imports what it needs when it runs: people wait for `gpuq status`."""
 
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -222,6 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except GpuqError as error:
         click.echo("\n".join(f"gpuq: {line}" for line in str(error).splitlines()), err=True)
         code = error.exit_code
+    except sqlite3.Error as error:
+        click.echo(f"gpuq: the store cannot be used now: {error}", err=True)
+        code = 1
     except BrokenPipeError:  # whoever read our output has enough
         code = 0
     except OSError as error:

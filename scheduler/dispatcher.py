@@ -144,11 +144,12 @@ class Dispatcher:
 
     def _end(self, live: Live, ended: ExitRecord) -> None:
         files = live.attempt_files
-        *earlier, attempt = self._store.attempts(live.job.id)
-        wish = self._store.job(live.job.id).wish
-        verdict = judge(ended, read_record(files.failure, Failure), wish, attempt, earlier)
+        job = self._store.job(live.job.id)
+        *earlier, attempt = self._store.counted_attempts(job)
+        failure, result = read_record(files.failure, Failure), read_record(live.files.result, Result)
+        verdict = judge(ended, failure, job.wish, attempt, earlier, has_result=result is not None)
         log.info("job %d attempt %d: %s%s", attempt.job_id, attempt.number, verdict.outcome, _because(verdict.reason))
-        result = read_record(live.files.result, Result) if verdict.outcome is Outcome.SUCCEEDED else None
+        self._signatures.pop(job.id, None)  # a user's file may change before the next attempt
         self._store.end_attempt(
             attempt,
             verdict.outcome,
@@ -225,7 +226,7 @@ class Dispatcher:
         best = estimates.best(job.spec, self._store.measured_peak(self._signature(job)), job.estimate)
         if best is not None and best.basis is not job.estimate.basis:
             self._store.set_estimate(job.id, best)
-        return estimates.grown(best or job.estimate, out_of_memory_in_a_row(self._store.attempts(job.id)))
+        return estimates.grown(best or job.estimate, out_of_memory_in_a_row(self._store.counted_attempts(job)))
 
     def _reported(self, live: list[Attempt]) -> dict[int, int]:
         """Our workers by pid, with the peak each has reported so far."""

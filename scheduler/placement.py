@@ -102,7 +102,7 @@ def _impossible(job: Candidate, needed: int, capacity: Capacity) -> str | None:
 
 
 def _memory_reason(needed: int, free: int, capacity: Capacity) -> str:
-    reason = f"needs {format_bytes(needed)}, {format_bytes(max(0, free))} free"
+    reason = f"needs {format_bytes(needed)}, {format_bytes(max(0, free))} unreserved"
     if needed <= free + capacity.used_by_others_bytes:
         reason += f" ({format_bytes(capacity.used_by_others_bytes)} used by others)"
     return reason

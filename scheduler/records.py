@@ -23,6 +23,7 @@ class Job(Struct, frozen=True, kw_only=True):
     git_commit: str | None
     git_dirty: bool | None
     finished_at: str | None
+    forgiven_attempts: int
     estimate: Estimate | None
     reservation_bytes: int | None
     parameters: int | None

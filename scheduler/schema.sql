@@ -14,6 +14,7 @@ CREATE TABLE jobs (
     git_commit               TEXT,
     git_dirty                INTEGER,
     finished_at              TEXT,
+    forgiven_attempts        INTEGER NOT NULL DEFAULT 0,  -- those up to here, from 1, no longer count: retried since
     estimate                 TEXT,               -- scheduler.estimate.Estimate as JSON
     reservation_bytes        INTEGER,            -- of the live or last attempt
     parameters               INTEGER,

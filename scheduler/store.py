@@ -96,6 +96,10 @@ class Store:
         rows = self._db.execute(f"SELECT * FROM attempts {where} ORDER BY job_id, number", values)
         return [msgspec.convert(dict(row), Attempt) for row in rows]
 
+    def counted_attempts(self, job: Job) -> list[Attempt]:
+        """The attempts of a job since a person last had it tried again, oldest first."""
+        return [attempt for attempt in self.attempts(job.id) if attempt.number > job.forgiven_attempts]
+
     def live_attempts(self) -> list[Attempt]:
         rows = self._db.execute("SELECT * FROM attempts WHERE ended_at IS NULL ORDER BY job_id")
         return [msgspec.convert(dict(row), Attempt) for row in rows]
@@ -151,13 +155,24 @@ class Store:
             return self.job(job_id)
 
     def retry(self, job_id: int) -> bool:
-        """Queue a finished job again, to go on from its checkpoint; False if it is not finished or succeeded."""
+        """Queue a finished job again, to go on from its checkpoint; False if it is not finished or succeeded.
+
+        What went wrong before no longer counts, and its memory is estimated anew: a user's file may have changed.
+        """
         with self._transaction():
             job = self.job(job_id)
             if job.state is not State.FINISHED or job.outcome is Outcome.SUCCEEDED:
                 return False
             return self._move(
-                job_id, State.FINISHED, State.QUEUED, "retried", outcome=None, reason=None, finished_at=None
+                job_id,
+                State.FINISHED,
+                State.QUEUED,
+                "retried",
+                outcome=None,
+                reason=None,
+                finished_at=None,
+                estimate=None,
+                forgiven_attempts=len(self.attempts(job_id)),
             )
 
     # -- the dispatcher's transitions ---------------------------------------------------------------------------

@@ -30,9 +30,13 @@ def judge(
     wish: Wish | None,
     attempt: Attempt,
     earlier: Sequence[Attempt],
+    *,
+    has_result: bool,
 ) -> Verdict:
-    """Decide from the exit record, the worker's own words, and the job's `earlier` attempts, oldest first."""
-    if ended.exit_code == ExitCode.SUCCEEDED:
+    """Decide from the exit record, the worker's own words, whether it left a result (user code may end the process
+    with exit code 0), and the `earlier` attempts that count, oldest first.
+    """
+    if ended.exit_code == ExitCode.SUCCEEDED and has_result:
         return Verdict(Outcome.SUCCEEDED, None, requeue=False)
     if wish is Wish.CANCEL:
         return Verdict(Outcome.CANCELLED, "cancelled while it ran", requeue=False)
@@ -98,4 +102,4 @@ def _words(failure: Failure | None) -> str:
 def _ending(ended: ExitRecord) -> str:
     if ended.signal is not None:
         return f"ended by {signal.Signals(ended.signal).name}"
-    return f"ended with exit code {ended.exit_code}"
+    return f"ended with exit code {ended.exit_code}" + ("" if ended.exit_code else " and no result")

@@ -37,7 +37,7 @@ def test_as_many_start_as_fit_and_the_rest_says_why_it_waits(bench: Bench) -> No
     small, large, other = (bench.submit(memory=memory) for memory in ("200 MiB", "600 MiB", "500 MiB"))
     bench.tick()
     assert bench.starting() == [small, large]
-    assert bench.job(other).reason == "needs 500 MiB, 424 MiB free"
+    assert bench.job(other).reason == "needs 500 MiB, 424 MiB unreserved"
 
 
 def test_a_waiting_job_starts_when_another_has_ended(bench: Bench) -> None:
@@ -59,7 +59,7 @@ def test_memory_of_others_is_respected(bench: Bench) -> None:
     bench.machine.others_bytes = 800 * MiB
     job_id = bench.submit(memory="300 MiB")
     bench.tick()
-    assert bench.job(job_id).reason == "needs 300 MiB, 224 MiB free (800 MiB used by others)"
+    assert bench.job(job_id).reason == "needs 300 MiB, 224 MiB unreserved (800 MiB used by others)"
     bench.machine.others_bytes = 0
     bench.tick()
     assert bench.starting() == [job_id]
@@ -71,7 +71,7 @@ def test_a_worker_that_holds_more_than_its_reservation_leaves_that_much_less(ben
     bench.machine.used_by_worker = {4300: 700 * MiB}
     waiting = bench.submit(memory="400 MiB")
     bench.tick()
-    assert bench.job(waiting).reason == "needs 400 MiB, 324 MiB free"
+    assert bench.job(waiting).reason == "needs 400 MiB, 324 MiB unreserved"
 
 
 def test_a_job_that_can_never_fit_fails_with_advice(bench: Bench) -> None:

@@ -9,7 +9,6 @@ from jobs.run_dir import (
     Failure,
     KilledFor,
     Peak,
-    Result,
     append_metrics,
     drop_metrics_after,
     write_record,
@@ -102,17 +101,6 @@ def test_what_a_worker_wrote_just_before_its_end_counts(bench: Bench) -> None:
 
 def test_a_job_that_succeeded_reports_its_test_accuracy(bench: Bench) -> None:
     job_id = bench.started()
-    result = Result(
-        epochs=10,
-        best_epoch=9,
-        best_train_accuracy=0.99,
-        best_validation_accuracy=0.91,
-        test_loss=0.4,
-        test_accuracy=0.9,
-        parameters=1000,
-        stopped_early=False,
-    )
-    write_record(bench.home.run_dir(job_id).result, result)
     bench.end(job_id, exit_code=ExitCode.SUCCEEDED)
     bench.tick()
     assert (bench.job(job_id).outcome, bench.job(job_id).test_accuracy) == (Outcome.SUCCEEDED, 0.9)
@@ -171,6 +159,21 @@ def test_a_job_that_fails_twice_at_the_same_place_is_over_and_the_rest_goes_on(b
     bench.tick()
     assert bench.job(bad).outcome is Outcome.FAILED
     assert bench.starting() == [good]
+
+
+def test_a_retried_job_has_all_its_tries_again_and_is_estimated_anew(bench: Bench) -> None:
+    job_id = bench.submit()
+    for _ in range(2):
+        bench.tick()
+        bench.end(job_id, exit_code=ExitCode.FAILED)
+    bench.tick()
+    bench.store.retry(job_id)
+    assert bench.job(job_id).estimate is None
+    bench.tick()
+    bench.end(job_id, exit_code=ExitCode.FAILED)
+    bench.tick()
+    assert bench.job(job_id).state is State.STARTING
+    assert bench.launch(job_id).number == 4
 
 
 def test_a_running_job_that_is_cancelled_is_asked_to_stop_and_ends_cancelled(bench: Bench) -> None:

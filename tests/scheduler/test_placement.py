@@ -165,7 +165,7 @@ def test_nothing_queued_is_nothing_to_do() -> None:
 def test_the_largest_starts_first_and_the_rest_fills_the_gap() -> None:
     decision = plan([job(1, 300), job(2, 500), job(3, 600)], [], ROOMY)
     assert decision.placements == [Placement(3, 600 * MiB), Placement(1, 300 * MiB)]
-    assert decision.waiting == {2: "needs 500 MiB, 424 MiB free"}
+    assert decision.waiting == {2: "needs 500 MiB, 424 MiB unreserved"}
 
 
 def test_equals_start_in_the_order_they_came() -> None:
@@ -178,23 +178,25 @@ def test_a_job_that_fits_exactly_starts() -> None:
 
 def test_what_live_jobs_hold_is_not_free() -> None:
     decision = plan([job(1, 600)], [Resident(9, 500 * MiB, 1)], ROOMY)
-    assert decision.waiting == {1: "needs 600 MiB, 524 MiB free"}
+    assert decision.waiting == {1: "needs 600 MiB, 524 MiB unreserved"}
 
 
 def test_memory_of_others_is_named_when_it_is_what_keeps_a_job_waiting() -> None:
     capacity = Capacity(400 * MiB, used_by_others_bytes=624 * MiB, largest_bytes=GiB, threads=None)
-    assert plan([job(1, 600)], [], capacity).waiting == {1: "needs 600 MiB, 400 MiB free (624 MiB used by others)"}
+    assert plan([job(1, 600)], [], capacity).waiting == {
+        1: "needs 600 MiB, 400 MiB unreserved (624 MiB used by others)"
+    }
 
 
 def test_memory_of_others_is_not_blamed_when_it_would_not_be_enough() -> None:
     capacity = Capacity(924 * MiB, used_by_others_bytes=100 * MiB, largest_bytes=GiB, threads=None)
     waiting = plan([job(1, 900)], [Resident(9, 600 * MiB, 1)], capacity).waiting
-    assert waiting == {1: "needs 900 MiB, 324 MiB free"}
+    assert waiting == {1: "needs 900 MiB, 324 MiB unreserved"}
 
 
 def test_overcommitted_memory_reads_as_none_free() -> None:
     decision = plan([job(1, 100)], [Resident(9, 2 * GiB, 1)], ROOMY)
-    assert decision.waiting == {1: "needs 100 MiB, 0 B free"}
+    assert decision.waiting == {1: "needs 100 MiB, 0 B unreserved"}
 
 
 @pytest.mark.parametrize(("threads", "words"), [(2, "needs 2 cores, 1 of 2 free"), (1, None)])
@@ -211,7 +213,7 @@ def test_a_job_waits_for_one_of_higher_priority_that_waits() -> None:
     live = [Resident(9, 512 * MiB, 1)]
     decision = plan([job(1, 900, priority=1), job(2, 10)], live, ROOMY)
     assert decision.placements == []
-    assert decision.waiting == {1: "needs 900 MiB, 512 MiB free", 2: "job 1 of higher priority comes first"}
+    assert decision.waiting == {1: "needs 900 MiB, 512 MiB unreserved", 2: "job 1 of higher priority comes first"}
 
 
 def test_a_job_does_not_wait_for_an_impossible_one_of_higher_priority() -> None:

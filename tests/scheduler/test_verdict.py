@@ -26,9 +26,11 @@ def verdict(
     wish: Wish | None = None,
     earlier: list[Attempt] | None = None,
     start_step: int | None = 0,
+    has_result: bool = True,
 ) -> Verdict:
     earlier = earlier or []
-    return judge(record, failure, wish, attempt(number=len(earlier) + 1, start_step=start_step), earlier)
+    latest = attempt(number=len(earlier) + 1, start_step=start_step)
+    return judge(record, failure, wish, latest, earlier, has_result=has_result)
 
 
 def history(*outcomes: Outcome, start_step: int = 0) -> list[Attempt]:
@@ -190,3 +192,10 @@ def test_a_job_is_lost_for_good_the_tenth_time_without_progress() -> None:
 def test_a_job_that_gets_further_each_time_survives_any_number_of_losses() -> None:
     earlier = [attempt(Outcome.LOST, number=n, start_step=10 * n) for n in range(1, 40)]
     assert verdict(ended(), earlier=earlier, start_step=1000).requeue
+
+
+def test_exit_code_0_without_a_result_is_no_success() -> None:
+    ended = ExitRecord(started_at="", ended_at="", exit_code=0)
+    judged = verdict(ended, has_result=False)
+    assert (judged.outcome, judged.requeue) == (Outcome.FAILED, True)
+    assert judged.reason == "ended with exit code 0 and no result; tried again from its checkpoint"
