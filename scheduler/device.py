@@ -1,5 +1,6 @@
 """The device jobs run on, and what is in its memory at one instant. The only NVML and psutil."""
 
+import ctypes
 import os
 from collections.abc import Mapping
 from itertools import takewhile
@@ -197,12 +198,21 @@ def visible_gpus() -> list[str] | None:
     return list(takewhile(lambda entry: entry.isdecimal() or entry.startswith(("GPU-", "MIG-")), entries))
 
 
+def driver_installed() -> bool:
+    """Whether there is NVML to ask. Its absence shows at once; importing pynvml to find out takes up to 75 ms."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def has_gpu() -> bool:
     """Whether NVML answers and knows a GPU, and we are to see one."""
+    if visible_gpus() == [] or not driver_installed():
+        return False
     import pynvml
 
-    if visible_gpus() == []:
-        return False
     try:
         pynvml.nvmlInit()
         return bool(pynvml.nvmlDeviceGetCount() > 0)

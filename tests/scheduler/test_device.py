@@ -168,6 +168,7 @@ class StubNvml(ModuleType):
 def nvml(monkeypatch: pytest.MonkeyPatch) -> StubNvml:
     stub = StubNvml()
     monkeypatch.setitem(sys.modules, "pynvml", stub)
+    monkeypatch.setattr("scheduler.device.driver_installed", lambda: True)
     return stub
 
 
@@ -242,6 +243,12 @@ def test_a_gpu_is_there_if_nvml_answers_and_knows_one(
 ) -> None:
     nvml.error, nvml.count = error, count
     assert has_gpu() is found
+
+
+@pytest.mark.usefixtures("nvml")
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.device.driver_installed", lambda: False)
+    assert has_gpu() is False
 
 
 def test_auto_is_the_gpu_if_there_is_one_and_else_the_cpu(nvml: StubNvml) -> None:
