@@ -26,9 +26,7 @@ MiB = 1 << 20
 # malloc keeps beside the tensors. Fitted to 16 jobs of benchmarks/memory.py (seed 1), checked on those of another seed.
 CPU_TRAINING_BYTES = 120 * MiB
 CPU_SLACK_SHARE = 0.35
-# On CUDA: what the caching allocator reserves beyond the tensors, and cuBLAS's workspaces
-# (torch's notes on CUDA semantics, "cuBLAS workspaces").
-CUDA_SLACK_SHARE = 0.20
+# cuBLAS's workspaces, which the caching allocator gives it (torch's notes on CUDA semantics, "cuBLAS workspaces").
 CUDA_WORKSPACE_BYTES = 64 * MiB
 
 
@@ -53,14 +51,25 @@ def answer(request: Request) -> Reply:
 
         from jobs.trace import trace_job
 
-        traced = trace_job(request.spec, data_shape(request), torch.device(request.device), request.precision)
+        device = torch.device(request.device)
+        workspace_bytes = 0 if device.type == "cpu" else CUDA_WORKSPACE_BYTES
+        traced = trace_job(request.spec, data_shape(request), device, request.precision, workspace_bytes)
     except Exception as error:
-        return Reply(key=request.key, error=in_words(error))
+        return Reply(key=request.key, error=in_words(error) + _advice(error))
     if request.device == "cpu":
         components = cpu_components(traced, process_bytes)
     else:
         components = cuda_components(traced, request.context_bytes)
     return Reply(key=request.key, components=components, parameters=traced.parameters)
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a network whose path depends on its data: a trace has none."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return '; it reads values of tensors, so it cannot be traced: declare [resources] memory, such as "6 GiB"'
+    return ""
 
 
 def data_shape(request: Request) -> "DataShape":
@@ -119,12 +128,18 @@ def cpu_components(traced: "Trace", process_bytes: int) -> dict[str, int]:
 
 
 def cuda_components(traced: "Trace", context_bytes: int) -> dict[str, int]:
-    """Bytes of a worker's process on a GPU."""
+    """Bytes of a worker's process on a GPU: its context, and what the caching allocator reserves at the peak.
+
+    That is more than the tensors. If these were at their peak before there were workspaces, less is left for both.
+    """
+    tensors = tensor_components(traced)
+    beyond_tensors = traced.reserved_peak_bytes - sum(tensors.values())
+    workspaces = min(traced.workspace_bytes, beyond_tensors)
     return {
         "context": context_bytes,
-        **tensor_components(traced),
-        "workspaces": CUDA_WORKSPACE_BYTES,
-        "allocator slack": int(CUDA_SLACK_SHARE * traced.peak_bytes),
+        **tensors,
+        "workspaces": workspaces,
+        "allocator slack": beyond_tensors - workspaces,
     }
 
 

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 import models.registry
 from augment.policies import policy
 from augment.resident import Batches, ResidentSet
+from jobs.allocator import Event, replay
 from jobs.optimizer import build_optimizer
 from jobs.spec import JobSpec
 from jobs.step import Totals, chosen_chunk_size, evaluation_step, training_step
@@ -48,6 +49,8 @@ class Trace:
     parameters_bytes: int  # with buffers
     gradients_bytes: int
     optimizer_bytes: int
+    workspace_bytes: int  # no tensors, but allocated with them
+    reserved_peak_bytes: int  # of the caching allocator (jobs.allocator), were it asked for all of these
     parameters: int
 
     @property
@@ -56,12 +59,16 @@ class Trace:
 
 
 class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations under it bring to life, until they die."""
+    """Counts the bytes of all storages that operations under it bring to life, until they die.
+
+    `events` tells each birth and death, in order, as `jobs.allocator.replay` takes them.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = 0
         self.peak_bytes = 0
+        self.events: list[Event] = []
         self._seen = WeakIdKeyDictionary()
 
     def __torch_dispatch__(
@@ -81,11 +88,14 @@ class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         size = storage.nbytes()
         if not size or storage in self._seen:
             return
-        self._seen[storage] = weakref.finalize(storage, self._forget, size)
+        key = len(self.events)
+        self._seen[storage] = weakref.finalize(storage, self._forget, key, size)
+        self.events.append((key, size))
         self.live_bytes += size
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
-    def _forget(self, size: int) -> None:
+    def _forget(self, key: int, size: int) -> None:
+        self.events.append((key, -size))
         self.live_bytes -= size
 
     def peak_since(self) -> int:
@@ -94,9 +104,10 @@ class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return peak
 
 
-def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: str) -> Trace:
+def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: str, workspace_bytes: int = 0) -> Trace:
     """Trace the first steps of two chunks of an epoch and a batch of evaluation, as they run on `device`.
 
+    `workspace_bytes` is what a library allocates at the first step, and keeps.
     Raises ModelError for a network that cannot be built, and whatever its forward raises.
     """
     network = models.registry.build(
@@ -117,6 +128,8 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
         for step, (images, labels) in enumerate(_first_batches_of_chunks(spec, train, device)):
             if step % STEPS_PER_CHUNK == 0:  # a chunk was made for this batch
                 augmentation_peak = max(augmentation_peak, memory.peak_since())
+            if step == 0 and workspace_bytes > 0:
+                memory.events.append(("workspaces", workspace_bytes))
             training_step(network, optimizer, images, labels, precision, totals, step)
             training_peak = max(training_peak, memory.peak_since())
         network.eval()
@@ -129,6 +142,8 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
             parameters_bytes=parameters_bytes,
             gradients_bytes=size_of(parameter.grad for parameter in network.parameters()),
             optimizer_bytes=size_of(tree_leaves(list(optimizer.state.values()))),
+            workspace_bytes=workspace_bytes,
+            reserved_peak_bytes=replay(memory.events).peak_reserved_bytes,
             parameters=parameters,
         )
 

@@ -11,7 +11,7 @@ import re
 import symtable
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +49,23 @@ def check_external(name: str) -> None:
 def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """The network of an external name for samples of `input_shape` (C, H, W). Raises ModelError.
 
-    A user's function is called as `function(classes=…, channels=…, **options)`. Its file can import installed
-    packages, not the files beside it.
+    A user's function is called as `function(classes=…, channels=…, **options)`; its file can import installed
+    packages, not the files beside it. The network raises ModelError when it
+    returns anything but logits (B, `classes`): the loss would tell less, and on a GPU end the process.
     """
     check_external(name)
-    if name.startswith(_TORCHVISION):
-        return _build_torchvision(name, options, channels=input_shape[0], classes=classes)
-    return _build_from_file(name, options, channels=input_shape[0], classes=classes)
+    builder = _build_torchvision if name.startswith(_TORCHVISION) else _build_from_file
+    network = builder(name, options, channels=input_shape[0], classes=classes)
+    network.register_forward_hook(partial(_expect_logits, name, classes))
+    return network
+
+
+def _expect_logits(name: str, classes: int, _network: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    expected = (len(inputs[0]), classes)
+    shape = getattr(output, "shape", None)
+    if shape is None or tuple(shape) != expected:
+        returned = type(output).__name__ if shape is None else f"shape {tuple(shape)}"
+        raise ModelError(f"{name} returned {returned}, expected logits of shape {expected}")
 
 
 def _check_torchvision(name: str) -> None:

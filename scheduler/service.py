@@ -95,10 +95,11 @@ def serve(
                 delay_s = RETRY_S
             after_tick()
             stop.requested.wait(delay_s)
-    if stop.requested.is_set():
-        dispatcher.shut_down()
-    else:
-        dispatcher.leave()
+        if stop.requested.is_set():
+            log.info("asked to stop: attempts write a checkpoint and end")
+            dispatcher.shut_down()
+        else:
+            dispatcher.leave()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from tiny import IMAGES, job, user_job
 
 from augment.catalog import DATASETS
-from jobs.estimator import data_shape
+from jobs.estimator import answer, data_shape
 from jobs.spec import DataSpec, JobSpec, ModelSpec
 from jobs.trace_messages import Reply, Request
 
@@ -30,6 +30,7 @@ def replies(user_file: Path, cache_dir: Path) -> list[Reply]:
         user_job(user_file, "maps"),
         user_job(user_file, "unbuildable"),
         user_job(user_file, "nothing"),
+        user_job(user_file, "peeking"),
         job("baseline-130k"),
     ]
     lines = b"".join(msgspec.json.encode(request(key, spec, cache_dir)) + b"\n" for key, spec in enumerate(jobs))
@@ -46,7 +47,7 @@ def replies(user_file: Path, cache_dir: Path) -> list[Reply]:
 
 
 def test_there_is_a_reply_a_request_in_order_whatever_a_network_prints(replies: list[Reply]) -> None:
-    assert [reply.key for reply in replies] == [0, 1, 2, 3, 4, 5]
+    assert [reply.key for reply in replies] == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_network_that_prints_is_estimated_like_any_other(replies: list[Reply]) -> None:
@@ -58,11 +59,12 @@ def test_a_network_that_prints_is_estimated_like_any_other(replies: list[Reply])
     ("number", "words"),
     [
         (1, "RuntimeError: first line"),
-        (2, "RuntimeError: "),
+        (2, "expected logits of shape"),
         (3, "no such thing"),
         (4, "defines no 'nothing'"),
+        (5, "cannot be traced: declare [resources] memory"),
     ],
-    ids=["raises", "returns maps", "cannot be built", "is not there"],
+    ids=["raises", "returns maps", "cannot be built", "is not there", "reads values"],
 )
 def test_a_network_that_cannot_be_traced_is_one_line(replies: list[Reply], number: int, words: str) -> None:
     error = replies[number].error
@@ -73,8 +75,16 @@ def test_a_network_that_cannot_be_traced_is_one_line(replies: list[Reply], numbe
 
 
 def test_an_error_does_not_spoil_the_next_reply(replies: list[Reply]) -> None:
-    assert replies[5].error is None
-    assert sum(replies[5].components.values()) > 100 * 2**20  # torch alone is that much
+    assert replies[6].error is None
+    assert sum(replies[6].components.values()) > 100 * 2**20  # torch alone is that much
+
+
+def test_on_a_gpu_it_is_the_context_and_what_the_allocator_reserves(cache_dir: Path) -> None:
+    on_gpu = msgspec.structs.replace(request(0, job("baseline-130k"), cache_dir), device="cuda", context_bytes=10**8)
+    components = answer(on_gpu).components
+    assert components["context"] == 10**8
+    assert components["workspaces"] == 64 * 2**20
+    assert (sum(components.values()) - 10**8) % 2**21 == 0  # whole segments
 
 
 class TestDataShape:

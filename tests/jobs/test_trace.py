@@ -1,5 +1,7 @@
 """The memory of a job before it runs: what is traced without data equals what the same job really holds."""
 
+import dataclasses
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from tiny import BATCH, CHUNK, job, user_job
 import models.registry
 from augment.policies import policy
 from augment.resident import ResidentSet
+from jobs.allocator import replay
 from jobs.estimator import cpu_components, cuda_components
 from jobs.optimizer import build_optimizer
 from jobs.spec import Adam, AdamW, JobSpec, Optimizer, Sgd
@@ -18,6 +21,7 @@ from jobs.trace import DataShape, StorageTrace, Trace, size_of, trace_job
 from models.errors import ModelError
 
 CPU = torch.device("cpu")
+MiB = 1 << 20
 SHAPE = DataShape(train=160, validation=20, test=20, input_shape=(3, 32, 32), classes=10)
 IMAGE = 3 * 32 * 32
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(), "adam": Adam(), "adamw": AdamW()}
@@ -36,8 +40,8 @@ def network_job(network: str, **changes: Any) -> JobSpec:
     return job(network, options, **changes)
 
 
-def traced(spec: JobSpec, shape: DataShape = SHAPE) -> Trace:
-    return trace_job(spec, shape, CPU, "fp32")
+def traced(spec: JobSpec, shape: DataShape = SHAPE, workspace_bytes: int = 0) -> Trace:
+    return trace_job(spec, shape, CPU, "fp32", workspace_bytes)
 
 
 def resident(images: int) -> ResidentSet:
@@ -49,8 +53,8 @@ def resident(images: int) -> ResidentSet:
     )
 
 
-def real_peak_bytes(spec: JobSpec) -> int:
-    """The most bytes of real tensors alive at once in an epoch of training and evaluation."""
+def real_memory(spec: JobSpec) -> StorageTrace:
+    """What is born and dies of real tensors in an epoch of training and evaluation."""
     network = models.registry.build(
         spec.model.name, spec.model.options, input_shape=SHAPE.input_shape, classes=SHAPE.classes
     )
@@ -59,7 +63,6 @@ def real_peak_bytes(spec: JobSpec) -> int:
         memory.track([*network.parameters(), *network.buffers()])
         train_set, validation_set, _test_set = map(resident, (SHAPE.train, SHAPE.validation, SHAPE.test))
         optimizer, totals = build_optimizer(spec.optimizer, network.parameters()), Totals(CPU)
-        memory.peak_since()
         batches = train_set.training_batches(
             seed=0,
             epoch=0,
@@ -72,25 +75,30 @@ def real_peak_bytes(spec: JobSpec) -> int:
         network.eval()
         for images, labels in validation_set.evaluation_batches(spec.train.batch_size):
             evaluation_step(network, images, labels, "fp32", totals)
-        peak: int = memory.peak_since()
-        return peak
+    return memory
 
 
 @pytest.mark.parametrize(("network", "optimizer"), PAIRS)
 def test_the_traced_peak_is_the_real_one_to_the_byte(network: str, optimizer: str) -> None:
     spec = network_job(network, optimizer=OPTIMIZERS[optimizer])
-    assert traced(spec).peak_bytes == real_peak_bytes(spec)
+    assert traced(spec).peak_bytes == real_memory(spec).peak_bytes
+
+
+@pytest.mark.parametrize(("network", "optimizer"), [("resv1", "sgd"), ("bnv2", "adamw")])
+def test_so_is_what_an_allocator_would_reserve(network: str, optimizer: str) -> None:
+    spec = network_job(network, optimizer=OPTIMIZERS[optimizer])
+    assert traced(spec).reserved_peak_bytes == replay(real_memory(spec).events).peak_reserved_bytes
 
 
 @pytest.mark.parametrize("chunk_size", [BATCH, CHUNK, 1000], ids=["a batch", "two batches", "the whole epoch"])
 def test_so_it_is_whatever_the_chunks(chunk_size: int) -> None:
     spec = network_job("baseline-130k", chunk_size=chunk_size)
-    assert traced(spec).peak_bytes == real_peak_bytes(spec)
+    assert traced(spec).peak_bytes == real_memory(spec).peak_bytes
 
 
 def test_so_it_is_for_a_user_s_network(user_file: Path) -> None:
     spec = user_job(user_file, "small", optimizer=Adam())
-    assert traced(spec).peak_bytes == real_peak_bytes(spec)
+    assert traced(spec).peak_bytes == real_memory(spec).peak_bytes
 
 
 def test_what_lasts_is_told_apart() -> None:
@@ -107,6 +115,13 @@ def test_what_lasts_is_told_apart() -> None:
 
 def test_sgd_without_momentum_keeps_nothing() -> None:
     assert traced(network_job("resv1", optimizer=Sgd(momentum=0.0, nesterov=False))).optimizer_bytes == 0
+
+
+def test_workspaces_are_reserved_beside_the_tensors() -> None:
+    spec = network_job("resv1")
+    without, with_them = traced(spec), traced(spec, workspace_bytes=64 * MiB)
+    assert with_them.reserved_peak_bytes == without.reserved_peak_bytes + 64 * MiB
+    assert with_them.peak_bytes == without.peak_bytes
 
 
 def test_activations_grow_with_the_batch() -> None:
@@ -157,6 +172,19 @@ class TestStorages:
         del two
         assert memory.live_bytes == 0
 
+    def test_births_and_deaths_are_told_in_order(self) -> None:
+        with StorageTrace() as memory:
+            one = torch.zeros(10)
+            two = torch.zeros(5)
+            del one
+        (first, second, third) = memory.events
+        assert [size for _, size in memory.events] == [40, two.nbytes, -40]
+        assert first[0] == third[0] != second[0]
+
+    def test_events_and_peak_agree(self) -> None:
+        memory = real_memory(network_job("baseline-130k"))
+        assert max(accumulate(size for _, size in memory.events)) == memory.peak_bytes
+
     def test_a_peak_is_told_since_the_last_question(self) -> None:
         with StorageTrace() as memory:
             one = torch.zeros(10)
@@ -166,8 +194,23 @@ class TestStorages:
             assert memory.peak_since() == kept.nbytes
 
 
-def test_components_sum_to_the_prediction_and_none_is_negative() -> None:
+def test_components_on_the_cpu_sum_to_more_than_the_tensors_and_none_is_negative() -> None:
     one = traced(network_job("resv1", augment="easy"))
-    for components in (cpu_components(one, 10**8), cuda_components(one, 10**8)):
-        assert min(components.values()) >= 0
-        assert sum(components.values()) >= one.peak_bytes + 10**8
+    components = cpu_components(one, 10**8)
+    assert min(components.values()) >= 0
+    assert sum(components.values()) >= one.peak_bytes + 10**8
+
+
+def test_components_on_a_gpu_sum_to_the_context_and_what_is_reserved() -> None:
+    one = traced(network_job("resv1", augment="easy"), workspace_bytes=64 * MiB)
+    components = cuda_components(one, 10**8)
+    assert components["workspaces"] == 64 * MiB
+    assert components["allocator slack"] == one.reserved_peak_bytes - one.peak_bytes - 64 * MiB > 0
+    assert sum(components.values()) == 10**8 + one.reserved_peak_bytes
+
+
+def test_workspaces_that_came_after_the_peak_do_not_count_in_full() -> None:
+    early = traced(network_job("resv1"), workspace_bytes=64 * MiB)
+    early = dataclasses.replace(early, reserved_peak_bytes=early.peak_bytes + MiB)
+    components = cuda_components(early, 0)
+    assert (components["workspaces"], components["allocator slack"]) == (MiB, 0)

@@ -152,6 +152,19 @@ def printing(classes, channels):
 def maps(classes, channels):
     """Returns a map for each class, where one number is wanted."""
     return nn.Conv2d(channels, classes, 3)
+
+
+def peeking(classes, channels):
+    """Goes one way or another by what its images show."""
+    class Peeking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = small(classes, channels)
+
+        def forward(self, images):
+            return self.network(images if images.mean().item() > 0 else -images)
+
+    return Peeking()
 '''
 
 

@@ -174,3 +174,22 @@ def test_a_file_that_raises_is_reported_with_its_cause_and_leaves_no_module(tmp_
         build_small(f"{tmp_path}/mine.py:build")
     assert isinstance(refusal.value.__cause__, KeyError)
     assert set(sys.modules) == modules
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        ("images.mean((2, 3))", r"returned shape \(2, 3\), expected logits of shape \(2, 10\)"),
+        ("images", r"returned shape \(2, 3, 32, 32\), expected logits"),
+        ("(images, images)", "returned tuple, expected logits"),
+    ],
+)
+def test_a_network_that_returns_no_logits_is_told_of_it(tmp_path: Path, returned: str, told: str) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, images):\n"
+        f"        return {returned}\ndef build(classes, channels):\n    return Net()\n"
+    )
+    network = build(f"{file}:build", {}, input_shape=(3, 32, 32), classes=10)
+    with pytest.raises(ModelError, match=told):
+        network(torch.zeros(2, 3, 32, 32))
