@@ -125,9 +125,9 @@ class Trainer:
         """Train one epoch, or what is left of it, validate, and move the position on."""
         began, first_step = self.around.clock(), self.position.step_in_epoch
         lr = self._train_epoch(started)
-        seconds = self.around.clock() - began
-        images = len(self.train_set) - first_step * self.spec.train.batch_size
         train_loss, train_accuracy, bad_step = self.totals.read(len(self.train_set))
+        seconds = self.around.clock() - began  # after the reading, which waited for the device
+        images = len(self.train_set) - first_step * self.spec.train.batch_size
         if bad_step is not None:
             raise TrainingError(
                 f"the loss was no longer finite at step {bad_step} (epoch {self.position.schedule.epoch + 1}); "
