@@ -193,12 +193,14 @@ def stop() -> None:
     from scheduler.background import running_dispatcher, stop_dispatcher
     from scheduler.store import Store
 
-    dispatcher = running_dispatcher(Store(_home().store))
+    store = Store(_home().store)
+    dispatcher = running_dispatcher(store)
     if dispatcher is None:
         click.echo("no dispatcher is running")
         return
     stop_dispatcher(dispatcher)
-    click.echo("dispatcher stopped; running jobs are queued again, `gpuq start` goes on with them")
+    left = as_ranges(job.id for job in store.queued())
+    click.echo("dispatcher stopped" + (f"; queued, for `gpuq start` to go on with: {left}" if left else ""))
 
 
 def _home() -> Home:

@@ -162,7 +162,7 @@ def test_a_job_whose_like_has_run_is_placed_by_what_that_used(bench: Bench) -> N
     bench.end(first, exit_code=ExitCode.SUCCEEDED, resident_peak_bytes=100 * MiB)
     second = bench.submit(memory=None, name="the same again")
     bench.tick()
-    assert bench.launch(second).reservation_bytes == 105 * MiB
+    assert bench.launch(second).reservation_bytes == 110 * MiB
     assert bench.job(second).estimate.basis is Basis.MEASURED  # type: ignore[union-attr]
 
 
@@ -175,7 +175,7 @@ def test_a_job_that_waits_is_corrected_by_what_its_like_used_meanwhile(bench: Be
     assert bench.starting() == [first]
     bench.end(first, exit_code=ExitCode.SUCCEEDED, resident_peak_bytes=300 * MiB)
     bench.tick()
-    assert bench.launch(second).reservation_bytes == 315 * MiB
+    assert bench.launch(second).reservation_bytes == 330 * MiB
     assert bench.job(second).estimate.basis is Basis.MEASURED  # type: ignore[union-attr]
 
 
