@@ -1,8 +1,10 @@
 """Tables and texts for people, from the records of `scheduler.status`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +31,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def status(report: StatusReport) -> RenderableType:
     """The device, the dispatcher and a row a job."""
-    return Group(device_line(report.device), dispatcher_line(report.dispatcher, report.jobs), job_table(report.jobs))
+    return Group(device_line(report.device), dispatcher_line(report.dispatcher, report.jobs), JobTable(report.jobs))
 
 
 def device_line(device: DeviceReport) -> Text:
@@ -51,30 +53,32 @@ def dispatcher_line(dispatcher: DispatcherReport, jobs: Sequence[JobReport]) -> 
     return Text("dispatcher: not running" + ("; `gpuq start` starts it" if waiting else ""))
 
 
-def job_table(jobs: Sequence[JobReport]) -> RenderableType:
-    if not jobs:
-        return Text("no jobs; `gpuq submit FILE.toml` queues some")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("Id", "Name", "Network", "State"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading == "Id" else "left")
-    for heading in ("Epoch", "Best val", "Test", "Memory", "Elapsed", "ETA"):
-        table.add_column(heading, no_wrap=True, justify="right")
-    table.add_column("Reason", overflow="fold", ratio=1)
-    for job in jobs:
-        table.add_row(
-            str(job.id),
-            job.name,
-            network_name(job.network),
-            state_text(job),
-            f"{job.epoch}/{job.epochs}",
-            _percent(job.best_validation_accuracy),
-            _percent(job.test_accuracy),
-            memory(job),
-            "" if job.elapsed_s is None else format_duration(job.elapsed_s),
-            "" if job.eta_s is None else format_duration(job.eta_s),
-            job.reason or "",
-        )
-    return table
+class JobTable:
+    """A row a job. A narrow terminal gets fewer columns, and the reasons below the table."""
+
+    WIDE, MEDIUM = 140, 110
+
+    def __init__(self, jobs: Sequence[JobReport]) -> None:
+        self.jobs = jobs
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self.jobs:
+            yield Text("no jobs; `gpuq submit FILE.toml` queues some")
+            return
+        wide, medium = options.max_width >= self.WIDE, options.max_width >= self.MEDIUM
+        columns = [column for column in _COLUMNS if medium or column.heading in _NARROW]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            # A name may be cut short, an id or a figure must not be.
+            least = None if column.heading == "Name" else max(len(str(column.cell(job))) for job in self.jobs)
+            table.add_column(column.heading, no_wrap=True, justify=column.justify, min_width=least)
+        if wide:
+            table.add_column("Reason", overflow="fold", ratio=1)
+        for job in self.jobs:
+            table.add_row(*(column.cell(job) for column in columns), *([job.reason or ""] if wide else []))
+        yield table
+        if not wide:
+            yield from (Text(f"{job.id}: {job.reason}", style="dim") for job in self.jobs if job.reason)
 
 
 def network_name(name: str) -> str:
@@ -91,6 +95,28 @@ def memory(job: JobReport) -> str:
     """`1.2 GiB → 1.1 GiB`: estimated, then measured."""
     estimate = "?" if job.estimate_bytes is None else format_bytes(job.estimate_bytes)
     return estimate if job.peak_bytes is None else f"{estimate} → {format_bytes(job.peak_bytes)}"
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    justify: Literal["left", "right"]
+    cell: Callable[[JobReport], str | Text]
+
+
+_COLUMNS = (
+    _Column("Id", "right", lambda job: str(job.id)),
+    _Column("Name", "left", lambda job: job.name),
+    _Column("Network", "left", lambda job: network_name(job.network)),
+    _Column("State", "left", state_text),
+    _Column("Epoch", "right", lambda job: f"{job.epoch}/{job.epochs}"),
+    _Column("Best val", "right", lambda job: _percent(job.best_validation_accuracy)),
+    _Column("Test", "right", lambda job: _percent(job.test_accuracy)),
+    _Column("Memory", "right", memory),
+    _Column("Elapsed", "right", lambda job: "" if job.elapsed_s is None else format_duration(job.elapsed_s)),
+    _Column("ETA", "right", lambda job: "" if job.eta_s is None else format_duration(job.eta_s)),
+)
+_NARROW = ("Id", "Name", "State", "Epoch", "Best val", "Memory", "ETA")
 
 
 def job_details(job: JobReport, log_tail: Sequence[str]) -> RenderableType:

@@ -10,7 +10,7 @@ from scheduler.states import Outcome
 MiB = 1 << 20
 GiB = 1 << 30
 NOON = "2026-11-21T12:00:00Z"
-ORIGIN = Origin(directory="/home/ada/study", git_commit="c0ffee", git_dirty=False)
+ORIGIN = Origin(directory="/home/me/study", git_commit="c0ffee", git_dirty=False)
 
 
 def spec(

@@ -27,7 +27,7 @@ def job(**fields: Any) -> JobReport:
     """A job that has just been queued, unless `fields` say otherwise."""
     values: dict[str, Any] = dict.fromkeys(JobReport.__struct_fields__)
     values |= {"id": 7, "name": "resv1-easy", "network": "resv1", "priority": 0, "state": "queued"}
-    values |= {"epoch": 0, "epochs": 200, "submitted_at": NOON, "run_dir": "/home/ada/runs/7", "attempts": []}
+    values |= {"epoch": 0, "epochs": 200, "submitted_at": NOON, "run_dir": "/home/me/runs/7", "attempts": []}
     return JobReport(**(values | fields))
 
 
@@ -118,9 +118,9 @@ def test_a_waiting_job_says_why() -> None:
 
 
 def test_a_users_network_is_shown_without_its_folders() -> None:
-    text = status(job(network="/home/ada/nets/mine.py:build"))
+    text = status(job(network="/home/me/nets/mine.py:build"))
     assert "mine.py:build" in text
-    assert "/home/ada/nets" not in text
+    assert "/home/me/nets" not in text
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_brackets_in_names_and_reasons_are_no_markup() -> None:
 
 def test_details_tell_everything_about_a_job() -> None:
     text = shown(render.job_details(RUNNING, []))
-    for fact in ("7 resv1-easy", "12 of 200", "1.0 GiB (modelled)", "900 MiB", "/home/ada/runs/7", "4300", "live"):
+    for fact in ("7 resv1-easy", "12 of 200", "1.0 GiB (modelled)", "900 MiB", "/home/me/runs/7", "4300", "live"):
         assert fact in text
 
 
@@ -165,3 +165,12 @@ def test_details_leave_out_what_is_not_known() -> None:
 
 def test_without_a_terminal_a_row_stays_on_one_line() -> None:
     assert render.console().width >= 120
+
+
+def test_a_terminal_of_80_columns_still_shows_ids_progress_memory_and_reasons() -> None:
+    waiting = job(id=8, reason="needs 6.0 GiB, 2.0 GiB unreserved")
+    text = shown(render.JobTable([RUNNING, waiting]), 80)
+    row = next(line for line in text.splitlines() if "running" in line)
+    for fact in ("7", "resv1-easy", "12/200", "81.2 %", "1.0 GiB → 900 MiB", "1h 30m"):
+        assert fact in row
+    assert "8: needs 6.0 GiB, 2.0 GiB unreserved" in text

@@ -28,7 +28,7 @@ def test_a_submitted_job_is_queued_as_it_was_asked_for(store: Store) -> None:
     [job_id], _ = store.submit([wanted], ORIGIN)
     job = store.job(job_id)
     assert (job.spec, job.name, job.priority, job.state) == (wanted, "resv1-easy", 3, State.QUEUED)
-    assert (job.submitted_from, job.git_commit, job.git_dirty) == ("/home/ada/study", "c0ffee", False)
+    assert (job.submitted_from, job.git_commit, job.git_dirty) == ("/home/me/study", "c0ffee", False)
 
 
 def test_ids_count_up_in_the_order_of_submission(store: Store) -> None:
