@@ -14,7 +14,7 @@ from scheduler import render
 from scheduler.home import default_home
 from scheduler.overview import look
 
-WIDTH = 128
+WIDTH = 144
 
 
 def main(target: str) -> None:
