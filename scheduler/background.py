@@ -1,6 +1,5 @@
 """The dispatcher in the background: started so that it outlives the terminal, found and stopped again."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import time
 
 from jobs.run_dir import open_private
 from scheduler.home import Home
-from scheduler.process import Identity
+from scheduler.process import Identity, environment
 from scheduler.store import Store
 
 POLL_S = 0.1
@@ -38,7 +37,7 @@ def start_dispatcher(home: Home, device: str, memory_bytes: int | None) -> int:
             stdout=log,
             stderr=log,
             cwd=home.path,
-            env={**os.environ, "GPUQ_HOME": str(home.path)},
+            env={**environment(), "GPUQ_HOME": str(home.path)},
             start_new_session=True,
         )
     return process.pid

@@ -54,6 +54,14 @@ def own_identity() -> Identity:
     return identity
 
 
+def environment() -> dict[str, str]:
+    """Our environment for a process that runs elsewhere: a relative PYTHONPATH goes on meaning what it does."""
+    inherited = dict(os.environ)
+    if path := inherited.get("PYTHONPATH"):
+        inherited["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
+    return inherited
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process, 0 once it is gone (/proc/PID/statm, second field)."""
     try:

@@ -23,7 +23,7 @@ from jobs.run_dir import (
     write_record,
 )
 from scheduler.clock import utc_now
-from scheduler.process import Identity
+from scheduler.process import Identity, environment
 
 WORKER = (sys.executable, "-P", "-m", "jobs.worker")
 
@@ -47,6 +47,7 @@ class Supervisor:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=files.path,
+                env=environment(),
                 start_new_session=True,
             )
 

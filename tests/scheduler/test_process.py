@@ -12,7 +12,7 @@ import psutil
 import pytest
 from waiting import eventually
 
-from scheduler.process import Identity, boot_id, identify, own_identity, resident_bytes
+from scheduler.process import Identity, boot_id, environment, identify, own_identity, resident_bytes
 
 Cat = Callable[[list[str]], "subprocess.Popen[bytes]"]
 
@@ -112,3 +112,11 @@ def test_a_dead_process_holds_no_memory(cat: "subprocess.Popen[bytes]") -> None:
     cat.kill()
     cat.wait()
     assert resident_bytes(cat.pid) == 0
+
+
+def test_a_relative_pythonpath_means_the_same_in_another_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f".{os.pathsep}lib{os.pathsep}/opt/x")
+    assert environment()["PYTHONPATH"] == os.pathsep.join([str(tmp_path), str(tmp_path / "lib"), "/opt/x"])
