@@ -16,8 +16,8 @@ from jobs.spec import JobSpec
 
 MiB = 1 << 20
 
-# Peaks of resident memory of the same job lay within 6 % of each other (the quickstart's, on the CPU); a modelled one has
-# not been seen to run yet.
+# Peaks of resident memory of one job lay within 6 % of each other (the quickstart's, on the CPU); a modelled one has not
+# been seen to run yet.
 MEASURED_MARGIN = 0.10
 MODELLED_MARGIN = 0.15
 OUT_OF_MEMORY_GROWTH = 1.5

@@ -1,5 +1,6 @@
 """`gpuq models`: what can be named in a job file."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,10 @@ def describe_networks() -> list[NetworkFacts]:
     import torch
 
     from models.macs import block_macs, count_parameters
-    from models.registry import NETWORKS, build
+    from models.registry import build, listed
 
     facts = []
-    for network in NETWORKS.values():
+    for network in listed():
         with torch.device("meta"):
             built = build(network.name, {}, input_shape=(3, 32, 32), classes=10)
         facts.append(
@@ -45,6 +46,7 @@ def describe_networks() -> list[NetworkFacts]:
 def show_networks(networks: Sequence[NetworkFacts]) -> None:
     from rich.table import Table
 
+    from models.registry import FAMILIES
     from scheduler import render
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -56,12 +58,10 @@ def show_networks(networks: Sequence[NetworkFacts]) -> None:
     table.add_column("Options", overflow="fold")
     for network in networks:
         macs = f"{network.block_macs:,}" if network.block_macs else ""
-        options = ", ".join(f"{name} = {_toml(value)}" for name, value in network.options.items())
+        options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in network.options.items())
         table.add_row(network.name, network.family, f"{network.parameters:,}", macs, network.summary, options)
     out = render.console()
     out.print(table)
-    out.print("\nalso torchvision:NAME (its classifiers) and path/to/file.py:function", style="dim")
-
-
-def _toml(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    families = " and ".join(FAMILIES)
+    out.print(f"\n{families} for any N = 6n + 2", style="dim")
+    out.print("also torchvision:NAME (its classifiers) and path/to/file.py:function", style="dim")
