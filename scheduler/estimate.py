@@ -16,7 +16,7 @@ from jobs.spec import JobSpec
 
 MiB = 1 << 20
 
-# Peaks of resident memory of one job lay within 6 % of each other (the quickstart's, on the CPU); a modelled one has not
+# Resident memory peaks of one job lay within 6 % of each other (the quickstart's, on the CPU); a modelled one has not
 # been seen to run yet.
 MEASURED_MARGIN = 0.10
 MODELLED_MARGIN = 0.15

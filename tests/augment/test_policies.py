@@ -205,7 +205,10 @@ def test_runs_on_fake_tensors(name: str, device: str) -> None:
 
 
 class Transfers(TorchDispatchMode):
-    """Notes the operations whose result is on another device than what they were given."""
+    """Notes the operations whose result is on another device than what they were given.
+
+    A number in a tensor on the CPU is none: an operation on the GPU takes it by value.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +216,10 @@ class Transfers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given, made = ({t.device.type for t in tree_leaves(x) if isinstance(t, Tensor)} for x in (args, result))
+        given, made = (
+            {t.device.type for t in tree_leaves(x) if isinstance(t, Tensor) and (t.dim() or t.device.type != "cpu")}
+            for x in (args, result)
+        )
         if given and made and given != made:
             self.seen.append(str(func))
         return result
