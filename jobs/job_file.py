@@ -125,15 +125,23 @@ def _keys_of(section: str, table: Table) -> list[str] | None:
     elif section in _VARIANTS:
         kinds = list(_VARIANTS[section][0].values())
     elif section == "model":
-        model = table.get("model")
-        name = model.get("name") if isinstance(model, Mapping) else None
-        if not isinstance(name, str) or name not in models.registry.NETWORKS:
+        options = _model_options(table.get("model"))
+        if options is None:
             return None
-        kinds = [models.registry.NETWORKS[name].options]
+        kinds = [options]
     else:
         return []
     names = [field.name for kind in kinds for field in msgspec.structs.fields(kind)]
     return list(dict.fromkeys(names if section in _SECTIONS else [*names, "name"]))
+
+
+def _model_options(model: object) -> type[Struct] | None:
+    """The options of the named network, if it is one of the registry's."""
+    name = model.get("name") if isinstance(model, Mapping) else None
+    try:
+        return models.registry.options_type(name) if isinstance(name, str) else None
+    except ModelError:  # told when the model itself is checked
+        return None
 
 
 def _filled_in(table: Table, combination: Iterable[tuple[str, Any]]) -> Table:
@@ -196,8 +204,9 @@ def _check_model(table: Table, path: Path, errors: list[str]) -> spec.ModelSpec 
         return None
     name: str = model["name"]
     options = {key: value for key, value in model.items() if key != "name"}
-    if name in models.registry.NETWORKS:
-        check_table(models.registry.NETWORKS[name].options, options, "model", errors)
+    kind = _model_options(model)
+    if kind is not None:
+        check_table(kind, options, "model", errors)
         return spec.ModelSpec(name=name, options=options)
     file, colon, function = name.rpartition(":")
     if colon and file.endswith(".py"):

@@ -22,7 +22,10 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Base of every block: declares the channels it takes and returns; height and width stay as they are."""
+    """Base of every block: declares the channels it takes and returns.
+
+    Height and width stay as they are, but for blocks that say otherwise.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -30,17 +33,17 @@ class Block(nn.Module):
         self.out_channels = out_channels
 
 
-def conv_bn(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """A "same"-padded convolution of an odd kernel size, and its batch norm."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
     )
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """`conv_bn` followed by ReLU."""
-    return conv_bn(in_channels, out_channels, kernel).append(nn.ReLU(inplace=True))
+    return conv_bn(in_channels, out_channels, kernel, stride).append(nn.ReLU(inplace=True))
 
 
 class Residual(Block):

@@ -1,10 +1,12 @@
 """What a job file may say about each network: frozen, self-checking, and free of torch.
 
-Every default is the block study's value. An impossible value is refused on construction with a ValueError
+Every default is the study's value. An impossible value is refused on construction with a ValueError
 that names the key and what is allowed; through `msgspec.convert` it becomes a ValidationError.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
@@ -82,6 +84,33 @@ class BranchOptions(BottleneckOptions, frozen=True, kw_only=True, forbid_unknown
     def __post_init__(self) -> None:
         super().__post_init__()
         _per_stage("branches", self.branches, at_least=3, at_most=6)
+
+
+class AlexnetOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """alexnet: another width scales all its channels."""
+
+    width: int = 64
+
+
+class VggnetOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """vggnet and the networks that came of it start narrow; another width scales all their channels."""
+
+    width: int = 8
+
+
+class VggOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """vgg08 and vgg38: batch norm (`bn`), and skips over processing (`rc`) and reduction blocks (`down_skip`)."""
+
+    bn: bool = False
+    rc: bool = False
+    down_skip: Literal["none", "conv", "pool"] = "none"
+    """A reduction block's skip halves its map by a 1×1 convolution of stride 2 or by average-pooling."""
+
+
+class CifarResnetOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """resnet-N and plainnet-N: `width`, 2·`width` and 4·`width` filters."""
+
+    width: int = 16
 
 
 def _at_least(key: str, value: int, least: int) -> None:

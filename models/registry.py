@@ -1,35 +1,47 @@
 """The networks a job can name, known by name and options alone: importing this does not import torch.
 
-A model's name is of three kinds: a key of `NETWORKS`, `torchvision:NAME` or `path/to/file.py:function`.
-Adding a network: write its builder, `(options, input_shape, classes) -> nn.Module`, and add one entry.
+A model's name is of four kinds: a key of `NETWORKS`, a key of `FAMILIES` with a depth for its N,
+`torchvision:NAME` or `path/to/file.py:function`.
+Adding a network: write its builder, `(options, input_shape, classes) -> nn.Module`, and add one entry; a family's
+builder takes `depth` as a keyword, too.
 """
 
 from __future__ import annotations
 
 import difflib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from models import external
 from models.errors import ModelError, OptionError, UnknownNetworkError, did_you_mean
 from models.options import (
+    AlexnetOptions,
     BaselineOptions,
     Bottleneck8Options,
     BottleneckOptions,
     BranchOptions,
+    CifarResnetOptions,
     DebOptions,
     SmallBaselineOptions,
     StageOptions,
+    VggnetOptions,
+    VggOptions,
 )
 
 if TYPE_CHECKING:
     from torch import nn
 
-    Builder = Callable[[Any, tuple[int, ...], int], nn.Module]
+    Builder = Callable[..., nn.Module]
+
+LEAST_DEPTH = 8
+"""A family's networks are 6n + 2 layers deep, n ≥ 1."""
+STUDIED_DEPTHS = (20, 56, 110)
 
 
 class Network(msgspec.Struct, frozen=True):
@@ -41,6 +53,8 @@ class Network(msgspec.Struct, frozen=True):
     builder: str
     """Where the builder is, as "module:function"; imported only when the network is built."""
     options: type[msgspec.Struct]
+    depth: int | None = None
+    """Set for a family's networks only; their builder takes it, and `name` has it in place of N."""
 
 
 _ENTRIES = (
@@ -57,21 +71,59 @@ _ENTRIES = (
     Network("bv2", "branch", "bottleneck branches, averaged", "models.stages:bv2", BranchOptions),
     Network("bnv1", "branch", "normalised branches, concatenated", "models.stages:bnv1", BranchOptions),
     Network("bnv2", "branch", "normalised branches, averaged", "models.stages:bnv2", BranchOptions),
+    Network("alexnet", "plain", "5 convolutions, large kernels", "models.from_alexnet:alexnet", AlexnetOptions),
+    Network("vggnet", "plain", "9 convolutions", "models.from_alexnet:vggnet", VggnetOptions),
+    Network("vggnet-bn", "plain", "vggnet with batch norm", "models.from_alexnet:vggnet_bn", VggnetOptions),
+    Network(
+        "deep-vggnet-bn", "plain", "17 convolutions, batch norm", "models.from_alexnet:deep_vggnet_bn", VggnetOptions
+    ),
+    Network("resnet", "residual", "8 residual blocks", "models.from_alexnet:resnet", VggnetOptions),
+    Network("resnet-deeper", "residual", "13 residual blocks", "models.from_alexnet:resnet_deeper", VggnetOptions),
+    Network("vgg08", "vgg", "7 convolutions of equal width", "models.vgg:vgg08", VggOptions),
+    Network("vgg38", "vgg", "37 convolutions of equal width", "models.vgg:vgg38", VggOptions),
+    Network("cnn", "plain", "4 convolutions, dropout", "models.cifar_resnet:cnn", BaselineOptions),
 )
 NETWORKS: Mapping[str, Network] = MappingProxyType({network.name: network for network in _ENTRIES})
 
+_FAMILY_ENTRIES = (
+    Network("resnet-N", "residual", "6n + 2 layers, with skips", "models.cifar_resnet:resnet", CifarResnetOptions),
+    Network("plainnet-N", "plain", "6n + 2 layers, without skips", "models.cifar_resnet:plainnet", CifarResnetOptions),
+)
+FAMILIES: Mapping[str, Network] = MappingProxyType({family.name: family for family in _FAMILY_ENTRIES})
+"""Networks of any depth N = 6n + 2, by their name's pattern."""
+
+
+def listed() -> list[Network]:
+    """Every network, the families at the depths that were studied."""
+    members = [_of_depth(family, depth) for family in FAMILIES.values() for depth in STUDIED_DEPTHS]
+    return [*NETWORKS.values(), *members]
+
 
 def find(name: str) -> Network:
-    """The registered network of this name. Raises UnknownNetworkError with the nearest names."""
-    if name not in NETWORKS:
-        raise UnknownNetworkError(name, difflib.get_close_matches(name, NETWORKS))
-    return NETWORKS[name]
+    """The registered network of this name.
+
+    Raises UnknownNetworkError with the nearest names, or ModelError for a depth that a family does not have.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    member = re.fullmatch(r"(.+-)([0-9]{1,9})", name)
+    if member and (family := FAMILIES.get(f"{member[1]}N")):
+        return _of_depth(family, int(member[2]))
+    raise UnknownNetworkError(name, difflib.get_close_matches(name, [network.name for network in listed()]))
+
+
+def _of_depth(family: Network, depth: int) -> Network:
+    name = f"{family.name.removesuffix('N')}{depth}"
+    if depth < LEAST_DEPTH or depth % 6 != 2:
+        below = max(LEAST_DEPTH, depth - (depth - 2) % 6)
+        raise ModelError(f"{name}: depth must be 6n + 2, such as {below} or {below + 6}")
+    return msgspec.structs.replace(family, name=name, depth=depth)
 
 
 def options_type(name: str) -> type[msgspec.Struct] | None:
     """The options a registered network takes; None where they are an external builder's own affair.
 
-    Raises UnknownNetworkError.
+    Raises ModelError for a name that `find` refuses.
     """
     return None if external.is_external(name) else find(name).options
 
@@ -90,7 +142,7 @@ def check(name: str, options: Mapping[str, object]) -> None:
 def parse_options(name: str, options: Mapping[str, object]) -> msgspec.Struct:
     """The options of a registered network, validated.
 
-    Raises UnknownNetworkError, or OptionError naming the key and what is allowed.
+    Raises what `find` raises, or OptionError naming the key and what is allowed.
     """
     kind = find(name).options
     for key in options:
@@ -111,7 +163,10 @@ def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, .
     """
     if external.is_external(name):
         return external.build(name, options, input_shape=input_shape, classes=classes)
-    builder: Builder = pkgutil.resolve_name(find(name).builder)
+    network = find(name)
+    builder: Builder = pkgutil.resolve_name(network.builder)
+    if network.depth is not None:
+        builder = partial(builder, depth=network.depth)
     parsed = parse_options(name, options)
     try:
         return builder(parsed, input_shape, classes)

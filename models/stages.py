@@ -150,8 +150,8 @@ def head(channels: int, classes: int) -> nn.Sequential:
     )
 
 
-def image_channels(input_shape: tuple[int, ...]) -> int:
+def image_channels(input_shape: tuple[int, ...], least_pixels: int = LEAST_PIXELS) -> int:
     """The channels of an image's shape (C, H, W). Raises ModelError for any other or too small a shape."""
-    if len(input_shape) != 3 or min(input_shape[1:]) < LEAST_PIXELS:
-        raise ModelError(f"needs images (C, H, W) of at least {LEAST_PIXELS}×{LEAST_PIXELS} pixels, got {input_shape}")
+    if len(input_shape) != 3 or min(input_shape[1:]) < least_pixels:
+        raise ModelError(f"needs images (C, H, W) of at least {least_pixels}×{least_pixels} pixels, got {input_shape}")
     return input_shape[0]

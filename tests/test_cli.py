@@ -112,7 +112,7 @@ def test_stop_without_a_dispatcher_says_so(gpuq: Gpuq) -> None:
 
 def test_models_lists_every_network_with_its_size(gpuq: Gpuq) -> None:
     listed = {model["name"]: model for model in json.loads(gpuq("models", "--json").stdout)["models"]}
-    assert len(listed) == 13
+    assert len(listed) == 28
     assert listed["bn4"] == {
         "name": "bn4",
         "family": "bottleneck",

@@ -12,10 +12,12 @@ from models.errors import ModelError, OptionError, UnknownNetworkError
 from models.registry import NETWORKS, check, find, options_type, parse_options
 
 
-def test_the_studys_thirteen_networks_are_registered() -> None:
+def test_the_studies_networks_are_registered() -> None:
     baselines = ["baseline-130k", "baseline-430k", "baseline-large"]
     branches = ["bv1", "bv2", "bnv1", "bnv2"]
-    assert list(NETWORKS) == [*baselines, "resv1", "bn4", "bn8", "deb", "hwyv1", "hwyv2", *branches]
+    block_study = [*baselines, "resv1", "bn4", "bn8", "deb", "hwyv1", "hwyv2", *branches]
+    from_alexnet = ["alexnet", "vggnet", "vggnet-bn", "deep-vggnet-bn", "resnet", "resnet-deeper"]
+    assert list(NETWORKS) == [*block_study, *from_alexnet, "vgg08", "vgg38", "cnn"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -29,6 +31,7 @@ def test_the_defaults_are_the_studys() -> None:
     defaults = {name: msgspec.structs.asdict(NETWORKS[name].options()) for name in NETWORKS}
     plan = {"width": 32, "blocks": (3, 3, 6, 6)}
     branched = {"width": 32, "blocks": (1, 1, 1, 1), "factor": 4, "branches": (3, 3, 6, 6)}
+    vgg = {"width": 32, "bn": False, "rc": False, "down_skip": "none"}
     assert defaults == {
         "baseline-130k": {"width": 16},
         "baseline-430k": {"width": 32},
@@ -43,6 +46,15 @@ def test_the_defaults_are_the_studys() -> None:
         "bv2": branched,
         "bnv1": branched,
         "bnv2": branched,
+        "alexnet": {"width": 64},
+        "vggnet": {"width": 8},
+        "vggnet-bn": {"width": 8},
+        "deep-vggnet-bn": {"width": 8},
+        "resnet": {"width": 8},
+        "resnet-deeper": {"width": 8},
+        "vgg08": vgg,
+        "vgg38": vgg,
+        "cnn": {"width": 32},
     }
 
 
@@ -58,6 +70,11 @@ def test_the_defaults_are_the_studys() -> None:
         ("deb", {"squeeze": 0}, "squeeze must be at least 1, got 0"),
         ("bv1", {"branches": [3, 3, 3, 7]}, "branches must be 4 counts, one per stage, each from 3 to 6"),
         ("bv2", {"branches": [2, 3, 3, 3]}, "each from 3 to 6; got [2, 3, 3, 3]"),
+        ("vgg38", {"down_skip": "max"}, "vgg38: Invalid enum value 'max' - at `$.down_skip`"),
+        ("vgg38", {"bn": 1}, "vgg38: Expected `bool`, got `int` - at `$.bn`"),
+        ("alexnet", {"bn": True}, "alexnet has no option 'bn' (it has width)"),
+        ("resnet-20", {"width": 0}, "resnet-20: width must be at least 1, got 0"),
+        ("plainnet-56", {"depth": 8}, "plainnet-56 has no option 'depth' (it has width)"),
         ("resv1", {"width": "32"}, "Expected `int`, got `str` - at `$.width`"),
         ("resv1", {"widht": 32}, "resv1 has no option 'widht' (it has width, blocks); did you mean 'width'?"),
         ("baseline-130k", {"blocks": [1, 1, 1, 1]}, "baseline-130k has no option 'blocks' (it has width)"),
