@@ -86,13 +86,11 @@ def data_shape(request: Request) -> "DataShape":
     facts = DATASETS[data.name]
     if request.prepare or facts.train_images is None or facts.image_size is None or facts.classes is None:
         parts = load(data_request(request.spec), Path(request.cache_dir))
-        sizes = len(parts.train), len(parts.validation), len(parts.test)
+        test = 0 if parts.test is parts.validation else len(parts.test)
+        sizes = len(parts.train), len(parts.validation), test
         return DataShape(*sizes, parts.input_shape, len(parts.classes))
     labelled = min(facts.train_images, data.limit or facts.train_images)
-    if data.split == "official":
-        sizes = labelled, facts.test_images or 0, facts.test_images or 0
-    else:
-        sizes = part_sizes(labelled, data.split)
+    sizes = (labelled, facts.test_images or 0, 0) if data.split == "official" else part_sizes(labelled, data.split)
     return DataShape(*sizes, (facts.channels, facts.image_size, facts.image_size), facts.classes)
 
 

@@ -30,7 +30,10 @@ STEPS_PER_CHUNK = 2  # the second is the peak: by then the optimizer has its sta
 
 @dataclass(frozen=True)
 class DataShape:
-    """A data set as far as memory is concerned: images in each part, (C, H, W), classes."""
+    """A data set as far as memory is concerned: images in each part, (C, H, W), classes.
+
+    A test part that is the validation part, as the official split's, takes no memory of its own: it counts as 0.
+    """
 
     train: int
     validation: int

@@ -80,9 +80,11 @@ class Trainer:
         self.around = around
         parts = load(data_request(spec), around.cache_dir)
         mean, std = channel_statistics(parts.train.images)
-        self.train_set, self.validation_set, self.test_set = (
-            ResidentSet.of(part, around.device, mean, std) for part in (parts.train, parts.validation, parts.test)
+        self.train_set, self.validation_set = (
+            ResidentSet.of(part, around.device, mean, std) for part in (parts.train, parts.validation)
         )
+        one = parts.test is parts.validation  # the official split's
+        self.test_set = self.validation_set if one else ResidentSet.of(parts.test, around.device, mean, std)
         self.augment = policy(spec.data.augment, parts.input_shape[-1])
         self.network = build_network(spec, parts, around.device)
         self.optimizer = build_optimizer(spec.optimizer, self.network.parameters())

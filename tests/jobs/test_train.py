@@ -304,3 +304,10 @@ def test_what_is_counted_as_a_read_is_one(monkeypatch: pytest.MonkeyPatch) -> No
         one.tolist()
         bool(one > 0)
     assert reads.count.total() == 3
+
+
+def test_the_official_test_part_is_on_the_device_once_though_it_serves_twice(tmp_path: Path, cache_dir: Path) -> None:
+    official = job(split="official")
+    made = trainer(official, tmp_path, cache_dir)
+    assert made.test_set is made.validation_set
+    assert len(made.test_set) == 1000

@@ -171,7 +171,7 @@ def peeking(classes, channels):
 def job(model: str = "baseline-130k", options: dict[str, Any] | None = None, **changes: Any) -> JobSpec:
     """A job over a few shapes; `changes` are fields of its train, data or, by their own names, of the spec."""
     train = {name: changes.pop(name) for name in TrainSpec.__struct_fields__ if name in changes}
-    data = {name: changes.pop(name) for name in ("augment", "chunk_size", "limit") if name in changes}
+    data = {name: changes.pop(name) for name in ("augment", "chunk_size", "limit", "split") if name in changes}
     defaults: dict[str, Any] = {
         "name": "tiny",
         "model": ModelSpec(name=model, options=options if options is not None else {"width": 4}),
