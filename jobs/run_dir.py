@@ -42,6 +42,7 @@ class Launch(Struct, frozen=True, kw_only=True):
 
     number: int
     device: str  # a torch device: "cpu", "cuda:0"
+    precision: str  # "bf16" or "fp32"
     reservation_bytes: int
     context_bytes: int  # the part of the reservation that is not the caching allocator's (CUDA)
     resident_limit_bytes: int | None  # of host memory; what a reservation is on the CPU device

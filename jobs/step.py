@@ -45,13 +45,6 @@ def chosen_chunk_size(chunk_size: int | None, device: torch.device) -> int:
     return chunk_size or (4096 if device.type == "cuda" else 1024)
 
 
-def chosen_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bf16 where the GPU has it (compute capability 8.0 on), else fp32."""
-    if precision != "auto":
-        return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
 def mixed_precision(precision: str, device: torch.device) -> Amp:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 

@@ -33,7 +33,6 @@ from jobs.spec import JobSpec
 from jobs.step import (
     Totals,
     chosen_chunk_size,
-    chosen_precision,
     evaluation_step,
     training_step,
 )
@@ -48,6 +47,7 @@ class Surroundings:
     """What a training takes from outside: where it runs, where it writes, who may stop it, what time it is."""
 
     device: torch.device
+    precision: str
     files: RunDir
     attempt: AttemptFiles
     cache_dir: Path
@@ -88,7 +88,6 @@ class Trainer:
         self.augment = policy(spec.data.augment, parts.input_shape[-1])
         self.network = build_network(spec, parts, around.device)
         self.optimizer = build_optimizer(spec.optimizer, self.network.parameters())
-        self.precision = chosen_precision(spec.train.precision, around.device)
         self.steps_per_epoch = steps_per_epoch(len(self.train_set), spec.train.batch_size)
         self.totals = Totals(around.device)
         self.position = Position()
@@ -172,7 +171,7 @@ class Trainer:
                 raise StopRequested
             lr = self._set_rate()
             step = self.position.step
-            training_step(self.network, self.optimizer, images, labels, self.precision, self.totals, step)
+            training_step(self.network, self.optimizer, images, labels, self.around.precision, self.totals, step)
             self.position = replace(self.position, step=step + 1, step_in_epoch=self.position.step_in_epoch + 1)
         return lr
 
@@ -209,7 +208,7 @@ class Trainer:
         totals = Totals(self.around.device)
         with evaluating(self.network):
             for images, labels in part.evaluation_batches(self.spec.train.batch_size):
-                evaluation_step(self.network, images, labels, self.precision, totals)
+                evaluation_step(self.network, images, labels, self.around.precision, totals)
         loss, accuracy, bad_step = totals.read(len(part))
         if bad_step is not None:
             raise TrainingError(f"the loss on images held out is not finite after {self.position.step} steps")

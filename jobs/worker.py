@@ -60,6 +60,7 @@ def run_attempt(
         cap_memory(device, launch.reservation_bytes, launch.context_bytes)
         around = Surroundings(
             device=device,
+            precision=launch.precision,
             files=files,
             attempt=attempt,
             cache_dir=Path(launch.cache_dir),

@@ -168,6 +168,11 @@ class CudaDevice:
         return {**visible, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
+def chosen_precision(wanted: str, device: Device) -> str:
+    """A job's `precision` on this device: what its trace assumes and its worker is told."""
+    return device.auto_precision() if wanted == "auto" else wanted
+
+
 def choose_device(wanted: str = "auto", memory_bytes: int | None = None) -> Device:
     """`cpu`, `cuda`, `cuda:1`, or `auto`: the first GPU if there is one, else the CPU.
 

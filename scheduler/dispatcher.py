@@ -19,7 +19,7 @@ from jobs.run_dir import (
 )
 from jobs.units import format_bytes
 from scheduler import estimate as estimates
-from scheduler.device import Device, Snapshot, unreadable
+from scheduler.device import Device, Snapshot, chosen_precision, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
 from scheduler.errors import DeviceUnreadableError
 from scheduler.estimate import Estimate
@@ -249,6 +249,7 @@ class Dispatcher:
         launch = Launch(
             number=number,
             device=self._device.torch_device,
+            precision=chosen_precision(job.spec.train.precision, self._device),
             reservation_bytes=placement.reservation_bytes,
             context_bytes=self._device.context_bytes,
             resident_limit_bytes=placement.reservation_bytes if cpu else None,

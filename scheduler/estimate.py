@@ -83,13 +83,13 @@ def grown(estimate: Estimate, out_of_memory: int) -> Estimate:
     return msgspec.structs.replace(estimate, margin=factor - 1)
 
 
-def signature(spec: JobSpec, device_name: str) -> str:
+def signature(spec: JobSpec, device_kind: str) -> str:
     """The same for two jobs that need the same memory: not the name, the rates, the seed or the length.
 
     A user's file counts by its content, and one that cannot be read by having none: tracing says what is wrong with it.
     """
     relevant = [
-        device_name,
+        device_kind,
         _network_identity(spec),
         msgspec.to_builtins(spec.data),
         spec.train.batch_size,

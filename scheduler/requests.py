@@ -11,6 +11,7 @@ from scheduler.states import Outcome, State
 from scheduler.store import Store
 
 POLL_S = 0.2
+PATIENCE_S = 5.0  # a dispatcher that a submit has just started takes a moment to take up its post
 
 
 def cancel_jobs(home: Home, ids: Iterable[int]) -> Iterable[str]:
@@ -52,8 +53,11 @@ def retry_jobs(
 def wait_for(home: Home, ids: Sequence[int]) -> bool:
     """Wait until all have ended; whether all succeeded. Raises GpuqError when nothing will end them."""
     store = Store(home.store)
+    last_seen = time.monotonic()
     while any(job.state is not State.FINISHED for job in store.jobs(ids)):
-        if running_dispatcher(store) is None and any(job.state is not State.FINISHED for job in store.jobs(ids)):
+        if running_dispatcher(store) is not None:
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > PATIENCE_S:
             raise GpuqError("no dispatcher is running, so these jobs will not end; `gpuq start` starts it")
         time.sleep(POLL_S)
     return all(job.outcome is Outcome.SUCCEEDED for job in store.jobs(ids))

@@ -19,7 +19,7 @@ class SubmittedJob(Struct, frozen=True, kw_only=True):
 
 
 class Submission(Struct, frozen=True, kw_only=True):
-    """What a submit did. `started_pid` is of the dispatcher it started, None if one ran or none was wanted."""
+    """What a submit did. The dispatcher is the one that ran or was started; None if there is neither."""
 
     jobs: list[SubmittedJob]
     dispatcher_pid: int | None

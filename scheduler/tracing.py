@@ -20,7 +20,7 @@ import msgspec
 from jobs.run_dir import open_private
 from jobs.spec import JobSpec
 from jobs.trace_messages import Reply, Request
-from scheduler.device import Device
+from scheduler.device import Device, chosen_precision
 from scheduler.log import last_lines
 
 # Decoding or downloading a data set counts, too.
@@ -68,13 +68,12 @@ class Tracer:
         """Have a job traced; with `prepare`, its data set decoded into the cache first."""
         if not self._pending:
             self._since = self._clock()
-        precision = spec.train.precision
         self._pending[key] = Request(
             key=key,
             spec=spec,
             device=self._device.torch_device,
             context_bytes=self._device.context_bytes,
-            precision=self._device.auto_precision() if precision == "auto" else precision,
+            precision=chosen_precision(spec.train.precision, self._device),
             cache_dir=str(self._cache_dir),
             prepare=prepare,
         )

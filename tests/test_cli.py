@@ -89,6 +89,13 @@ def test_a_queued_job_waits_because_no_dispatcher_runs(gpuq: Gpuq) -> None:
     assert "`gpuq start` starts it" in waited.stderr
 
 
+def test_wait_right_after_submit_waits_for_the_dispatcher_to_take_up_its_post(gpuq: Gpuq) -> None:
+    gpuq("submit", "--device", "cpu", gpuq.write("a.toml", RESV1 + '[resources]\nmemory = "900 TiB"\n'))
+    waited = gpuq("wait", "1")
+    assert (waited.returncode, waited.stderr) == (1, "")
+    assert "the device has" in gpuq.job(1)["reason"]
+
+
 def test_cancel_of_a_queued_job_ends_it_at_once(gpuq: Gpuq) -> None:
     gpuq("submit", "--no-start", gpuq.write("a.toml", RESV1))
     assert gpuq("cancel", "1").stdout == "job 1 cancelled\n"

@@ -12,7 +12,7 @@ from torch import nn
 
 from jobs.optimizer import build_optimizer, update
 from jobs.spec import Adam, AdamW, Optimizer, Sgd
-from jobs.step import Totals, chosen_precision, evaluation_step, training_step
+from jobs.step import Totals, evaluation_step, training_step
 
 CPU = torch.device("cpu")
 OPTIMIZERS: dict[str, tuple[Optimizer, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]]] = {
@@ -123,11 +123,3 @@ def test_bf16_runs_the_network_in_half_and_keeps_its_weights_in_full() -> None:
     training_step(one, optimizer, *batches(1)[0], "bf16", Totals(CPU), 0)
     assert seen == [torch.bfloat16]
     assert {parameter.dtype for parameter in one.parameters()} == {torch.float32}
-
-
-def test_automatic_precision_is_full_on_the_cpu() -> None:
-    assert chosen_precision("auto", CPU) == "fp32"
-
-
-def test_a_precision_that_was_asked_for_is_taken() -> None:
-    assert chosen_precision("bf16", CPU) == "bf16"

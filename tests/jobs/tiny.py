@@ -194,6 +194,7 @@ def trainer(spec: JobSpec, run_dir: Path, cache_dir: Path, should_stop: Callable
     ticks: Iterator[int] = itertools.count()
     around = Surroundings(
         device=torch.device("cpu"),
+        precision="fp32",
         files=files,
         attempt=files.attempt(1),
         cache_dir=cache_dir,
@@ -218,6 +219,7 @@ def launch(cache_dir: Path) -> Launch:
     return Launch(
         number=1,
         device="cpu",
+        precision="fp32",
         reservation_bytes=1 << 30,
         context_bytes=0,
         resident_limit_bytes=None,

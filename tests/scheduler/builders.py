@@ -74,6 +74,7 @@ def launch(number: int = 1, *, resident_limit_bytes: int | None = None, grace_s:
     return Launch(
         number=number,
         device="cpu",
+        precision="fp32",
         reservation_bytes=GiB,
         context_bytes=0,
         resident_limit_bytes=resident_limit_bytes,

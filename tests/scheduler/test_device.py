@@ -13,7 +13,7 @@ from builders import GiB, MiB
 
 from jobs.errors import InputError
 from scheduler import device as devices
-from scheduler.device import CpuDevice, CudaDevice, Snapshot, choose_device, has_gpu, visible_gpus
+from scheduler.device import CpuDevice, CudaDevice, Snapshot, choose_device, chosen_precision, has_gpu, visible_gpus
 from scheduler.errors import DeviceUnreadableError
 
 # -- the CPU ----------------------------------------------------------------------------------------------------
@@ -301,3 +301,11 @@ def test_a_gpu_is_counted_among_the_visible_ones(monkeypatch: pytest.MonkeyPatch
 def test_a_gpu_hidden_by_cuda_visible_devices_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert choose_device("auto").kind == "cpu"
+
+
+def test_automatic_precision_is_full_on_the_cpu() -> None:
+    assert chosen_precision("auto", CpuDevice()) == "fp32"
+
+
+def test_a_precision_that_was_asked_for_is_taken() -> None:
+    assert chosen_precision("bf16", CpuDevice()) == "bf16"

@@ -258,3 +258,7 @@ def test_leaving_lets_attempts_go_on(bench: Bench) -> None:
     bench.dispatcher.leave()
     assert bench.engine.asked_to_stop == set()
     assert bench.estimator.closed
+
+
+def test_a_worker_is_told_the_precision_that_was_traced(bench: Bench) -> None:
+    assert bench.launch(bench.started()).precision == "fp32"
