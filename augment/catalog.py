@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from augment.errors import ImageFolderError
 
@@ -17,34 +18,60 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A data set before it is read. None: only the files can tell."""
+    """A data set before it is read. None: only the files can tell.
+
+    `input_shape` is (C, H, W) of an image, or (D,) of a point.
+    """
 
     name: str
-    channels: int
-    image_size: int | None
+    input_shape: tuple[int, ...] | None
     classes: int | None
     train_images: int | None
     test_images: int | None
+    drawn: bool = False  # by gpuq itself: there are no files
+
+    @property
+    def points(self) -> bool:
+        """Whether it holds points rather than images."""
+        return self.input_shape is not None and len(self.input_shape) == 1
+
+    @property
+    def image_size(self) -> int | None:
+        """The side of its square images; None also where there are none."""
+        return None if self.input_shape is None or self.points else self.input_shape[-1]
 
 
 DATASETS: Mapping[str, DataFacts] = MappingProxyType(
     {
         facts.name: facts
         for facts in (
-            DataFacts("cifar10", 3, 32, 10, 50_000, 10_000),
-            DataFacts("cifar100", 3, 32, 100, 50_000, 10_000),
-            DataFacts("imagefolder", 3, None, None, None, None),
-            DataFacts("shapes", 3, 32, 10, 5_000, 1_000),
+            DataFacts("cifar10", (3, 32, 32), 10, 50_000, 10_000),
+            DataFacts("cifar100", (3, 32, 32), 100, 50_000, 10_000),
+            DataFacts("imagefolder", None, None, None, None),
+            DataFacts("shapes", (3, 32, 32), 10, 5_000, 1_000, drawn=True),
+            DataFacts("spirals", (2,), 2, 1_000, 1_000, drawn=True),
         )
     }
 )
 
 
-def part_sizes(images: int, split: tuple[float, float, float]) -> tuple[int, int, int]:
-    """How many of `images` go to training, validation and test: cuts at the rounded cumulative fractions."""
-    first = round(images * split[0])
-    second = round(images * (split[0] + split[1]))
-    return first, second - first, images - second
+def policies_for(name: str) -> tuple[str, ...]:
+    """The policies that go with the data set `name`: points are never augmented."""
+    return ("none",) if DATASETS[name].points else POLICY_NAMES
+
+
+def part_sizes(images: int, split: tuple[float, ...]) -> tuple[int, ...]:
+    """How many of `images` go to each part of the split: cuts at the rounded cumulative fractions."""
+    cuts = (round(images * fraction) for fraction in accumulate(split[:-1]))
+    return tuple(end - start for start, end in pairwise((0, *cuts, images)))
+
+
+def all_part_sizes(labelled: int, tested: int, split: tuple[float, ...] | Literal["official"]) -> tuple[int, int, int]:
+    """Images for training, validation and test, of so many labelled ones and an official test part of `tested`."""
+    if split == "official":
+        return labelled, tested, tested
+    train, validation, test = (*part_sizes(labelled, split), tested)[:3]
+    return train, validation, test
 
 
 @dataclass(frozen=True)

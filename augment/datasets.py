@@ -1,5 +1,6 @@
-"""What can be loaded and how it is split: uint8 arrays, decoded once and kept memory-mapped on disk."""
+"""What can be loaded and how it is split: arrays, decoded once and kept memory-mapped on disk."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from augment.catalog import DATASETS, part_sizes
 from augment.cifar import cifar_source
 from augment.errors import DataError
 from augment.image_folder import image_folder_source
-from augment.sources import Source, shapes_source
+from augment.sources import DRAWN, Images, Source
 
-Split = tuple[float, float, float] | Literal["official"]
+Split = tuple[float, ...] | Literal["official"]
+
+PART_NAMES = ("training", "validation", "test")
 
 # One split for every job, whatever its training seed: accuracies are of the same images.
 SPLIT_SEED = 0
@@ -25,10 +28,11 @@ SPLIT_SEED = 0
 class DataRequest:
     """What to load.
 
-    `root` is the image folder, or where CIFAR's files are or are downloaded to; shapes has none. `split`
-    gives the fractions of the labelled part for training, validation and test, or is "official": the labelled
-    part for training, the official test part for both validation and test. `limit` takes at most that many
-    images of the labelled part, class-balanced, before the split. `image_size` resizes an image folder's.
+    `root` is the image folder, or where CIFAR's files are or are downloaded to; what is drawn has none.
+    `split` gives the fractions of the labelled part for training, validation and test; or for training and
+    validation, the official test part being for test; or is "official": the labelled part for training, the
+    official test part for both validation and test. `limit` takes at most that many images of the labelled
+    part, class-balanced, before the split. `image_size` resizes an image folder's.
     """
 
     name: str
@@ -40,9 +44,9 @@ class DataRequest:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Images (N, C, H, W) uint8 and their labels (N,) int64."""
+    """Images (N, C, H, W) uint8, or points (N, D) float32, and their labels (N,) int64."""
 
-    images: npt.NDArray[np.uint8]
+    images: Images
     labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -63,10 +67,9 @@ class Parts:
     classes: tuple[str, ...]
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image, or (D,) of one point."""
+        return self.train.images.shape[1:]
 
 
 def load(request: DataRequest, cache_dir: Path) -> Parts:
@@ -76,16 +79,10 @@ def load(request: DataRequest, cache_dir: Path) -> Parts:
     classes = tuple(str(name) for name in arrays["classes"])
     labelled = Part(arrays["train_images"], arrays["train_labels"])
     order = class_balanced_order(labelled.labels, SPLIT_SEED)[: request.limit]
-    if request.split == "official":
-        test = _official_test(request, arrays)
-        return Parts(labelled.take(order), test, test, classes)
-    sizes = part_sizes(len(order), request.split)
-    if min(sizes) < 1:
-        names = ("training", "validation", "test")
-        counts = ", ".join(f"{size} for {name}" for name, size in zip(names, sizes, strict=True))
-        raise DataError(f"{request.name}: the split leaves {counts} of {len(order)} images; each needs one")
-    train, validation, test = (labelled.take(index) for index in np.split(order, np.cumsum(sizes)[:2]))
-    return Parts(train, validation, test, classes)
+    fractions = (1.0,) if request.split == "official" else request.split
+    official = [] if len(fractions) == 3 else [_official_test(request, arrays)]
+    train, *held_out = [labelled.take(index) for index in _cut(order, fractions, request.name)] + official
+    return Parts(train, held_out[0], held_out[-1], classes)
 
 
 def class_balanced_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
@@ -102,14 +99,24 @@ def class_balanced_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArra
     return by_class[np.argsort(place, kind="stable")]
 
 
+def _cut(order: npt.NDArray[np.int64], split: tuple[float, ...], name: str) -> list[npt.NDArray[np.int64]]:
+    """The indices of training, validation and test, as far as the split names them, one after the other."""
+    sizes = part_sizes(len(order), split)
+    if min(sizes) < 1:
+        counts = ", ".join(f"{size} for {part}" for size, part in zip(sizes, PART_NAMES, strict=False))
+        raise DataError(f"{name}: the split leaves {counts} of {len(order)} images; each needs one")
+    return np.split(order, np.cumsum(sizes)[:-1])
+
+
 def _source(request: DataRequest, cache_dir: Path) -> Source:
     facts = DATASETS.get(request.name)
     if facts is None:
         raise DataError(f"{request.name}: no such data set; known are {', '.join(DATASETS)}")
-    if facts.image_size is not None and request.image_size not in (None, facts.image_size):
-        raise DataError(f"{request.name}: image_size is for imagefolder; these images are {facts.image_size}")
-    if request.name == "shapes":
-        return shapes_source()
+    if facts.input_shape is not None and request.image_size not in (None, facts.image_size):
+        found = "points" if facts.points else f"images of {facts.image_size} pixels"
+        raise DataError(f"{request.name}: image_size is for imagefolder; these are {found}")
+    if request.name in DRAWN:
+        return DRAWN[request.name]()
     if request.name != "imagefolder":
         return cifar_source(request.name, request.root or cache_dir / "downloads")
     if request.root is None:
@@ -119,5 +126,5 @@ def _source(request: DataRequest, cache_dir: Path) -> Source:
 
 def _official_test(request: DataRequest, arrays: Mapping[str, npt.NDArray[Any]]) -> Part:
     if "test_images" not in arrays:
-        raise DataError(f'{request.root}: split "official" needs a test/ folder beside train/')
+        raise DataError(f"{request.root}: split {json.dumps(request.split)} needs a test/ folder beside train/")
     return Part(arrays["test_images"], arrays["test_labels"])

@@ -14,17 +14,15 @@ from augment.datasets import Part
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
-_COUNTED_AT_ONCE = 1024
-
 
 class ResidentSet:
-    """Images as uint8 and labels as int64 on one device.
+    """Images as uint8, or points as float32, and labels as int64 on one device.
 
-    `mean` and `std` are (C,), of pixel values in [0, 1]: `channel_statistics` of the training part.
+    `mean` and `std` are (C,), of pixel values in [0, 1], or (D,), of coordinates: `scaling` of the training part.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> None:
-        self.images = images  # (N, C, H, W)
+        self.images = images  # (N, C, H, W), or (N, D)
         self.labels = labels  # (N,)
         self.mean = mean
         self.std = std
@@ -51,9 +49,10 @@ class ResidentSet:
         """One epoch from `first_step` on: normalised images (B, C, H, W) float32 and labels (B,) int64.
 
         Every image comes once; the last batch may be smaller. `augment` maps (M, C, H, W) float32 in [0, 1]
-        to the same. It is given chunks of whole batches, as many as fit `chunk_size` images and at least one.
-        What it draws from torch's global generators depends on (seed, epoch, chunk) alone and leaves the
-        caller's draws undisturbed: an epoch resumed at `first_step` yields the bits it would have yielded.
+        to the same; of points, (B, D) batches, it is to be the identity. It is given chunks of whole batches,
+        as many as fit `chunk_size` images and at least one. What it draws from torch's global generators
+        depends on (seed, epoch, chunk) alone and leaves the caller's draws undisturbed: an epoch resumed at
+        `first_step` yields the bits it would have yielded.
         """
         steps_per_chunk = max(1, chunk_size // batch_size)
         first_chunk, first_batch = divmod(first_step, steps_per_chunk)
@@ -68,14 +67,24 @@ class ResidentSet:
             first_batch = 0
 
     def evaluation_batches(self, batch_size: int) -> Batches:
-        """Every image once, in order: normalised (B, C, H, W) float32 and labels (B,) int64."""
+        """Every image once, in order: normalised (B, C, H, W), or (B, D), float32 and labels (B,) int64."""
         for start in range(0, len(self), batch_size):
             rows = slice(start, start + batch_size)
-            yield self._normalise(to_unit_range(self.images[rows])), self.labels[rows]
+            yield self.inputs(self.images[rows]), self.labels[rows]
+
+    def inputs(self, raw: Tensor) -> Tensor:
+        """Images (M, C, H, W) uint8, or points (M, D) float32, as a network sees those of this set."""
+        return self._normalise(to_unit_range(raw))
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         """In place, from [0, 1]."""
-        return pixels.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+        by_channel = (-1, *[1] * (pixels.dim() - 2))
+        return pixels.sub_(self.mean.view(by_channel)).div_(self.std.view(by_channel))
+
+
+def stored_as(input_shape: tuple[int, ...]) -> torch.dtype:
+    """What images (C, H, W), and points (D,), are kept as."""
+    return torch.float32 if len(input_shape) == 1 else torch.uint8
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -111,26 +120,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]."""
-    return images.float().div_(255)
-
-
-def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) float32 of the pixels, in [0, 1], of images (N, C, H, W).
-
-    Exact but for the rounding of the result: from counts of the 256 values, in float64. The deviation of a
-    constant channel is given as 1, so that it can be divided by.
-    """
-    counts = np.zeros((images.shape[1], 256), dtype=np.int64)
-    for start in range(0, len(images), _COUNTED_AT_ONCE):
-        by_channel = images[start : start + _COUNTED_AT_ONCE].swapaxes(0, 1)
-        counts += [np.bincount(channel.ravel(), minlength=256) for channel in by_channel]
-    values = np.arange(256) / 255
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    mean = shares @ values
-    variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
-    std = np.where(np.count_nonzero(counts, axis=1) > 1, np.sqrt(variance), 1.0)
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+    """A copy: uint8 images as float32 in [0, 1], points as they are."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
 
 
 def _batches(images: Tensor, labels: Tensor, batch_size: int, first: int) -> Batches:

@@ -1,13 +1,16 @@
 """Where a data set's arrays come from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from augment import shapes
+from augment import shapes, spirals
+
+Images = npt.NDArray[np.uint8 | np.float32]  # images (N, C, H, W) uint8, or points (N, D) float32
 
 # Part of the fingerprints: when images come to be decoded differently, raise it, and caches are rebuilt.
 DECODER_VERSION = 1
@@ -17,8 +20,9 @@ DECODER_VERSION = 1
 class Source:
     """A data set as the cache knows it: a name, what was read, and how to read it.
 
-    `build(folder)` writes train_images.npy (N, C, H, W) uint8, train_labels.npy (N,) int64, classes.npy (the
-    names in label order) and, where there is an official test part, test_images.npy and test_labels.npy.
+    `build(folder)` writes train_images.npy (images (N, C, H, W) uint8, or points (N, D) float32),
+    train_labels.npy (N,) int64, classes.npy (the names in label order) and, where there is an official test
+    part, test_images.npy and test_labels.npy.
     """
 
     entry: str
@@ -39,8 +43,22 @@ def shapes_source() -> Source:
     return Source("shapes", f"{shapes.VERSION}", build)
 
 
-def save_part(folder: Path, part: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
-    """Write the images (N, C, H, W) and labels (N,) of the part "train" or "test"."""
+def spirals_source() -> Source:
+    """The points of augment.spirals."""
+
+    def build(folder: Path) -> None:
+        for part, seed in (("train", spirals.TRAIN_SEED), ("test", spirals.TEST_SEED)):
+            save_part(folder, part, *spirals.draw(spirals.POINTS_PER_CLASS, seed))
+        save_classes(folder, spirals.CLASSES)
+
+    return Source("spirals", f"{spirals.VERSION}", build)
+
+
+DRAWN: Mapping[str, Callable[[], Source]] = MappingProxyType({"shapes": shapes_source, "spirals": spirals_source})
+
+
+def save_part(folder: Path, part: str, images: Images, labels: npt.NDArray[np.int64]) -> None:
+    """Write the images, or points, and labels (N,) of the part "train" or "test"."""
     np.save(folder / f"{part}_images.npy", images)
     np.save(folder / f"{part}_labels.npy", labels)
 

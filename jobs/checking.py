@@ -107,8 +107,10 @@ def _explain(error: msgspec.ValidationError, kind: Any, value: object) -> str:
     choices = [choice for choice in _literals(kind) if isinstance(choice, str)]
     if choices and isinstance(value, str):
         return f"unknown value {toml_literal(value)}{nearest(value, choices)}"
+    if (numbers := [choice for choice in _literals(kind) if isinstance(choice, int)]) and isinstance(value, int):
+        return f"expected {' or '.join(map(str, numbers))}, got {toml_literal(value)}"
     reason = str(error).replace("`", "")
-    reason = reason[0].lower() + reason[1:]
+    reason = (reason[0].lower() + reason[1:]).replace(" | null", "")  # which TOML cannot say
     return reason if ", got " in reason else f"{reason}, got {toml_literal(value)}"
 
 

@@ -5,7 +5,7 @@ A checkpoint holds tensors and plain values only and is read with `weights_only=
 
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,17 @@ from torch import nn
 from jobs.errors import CheckpointError
 from jobs.run_dir import make_private_folder, write_atomically
 from jobs.schedule import ScheduleState
-from jobs.spec import JobSpec, ResourcesSpec, TrainSpec, encode
+from jobs.spec import DiagnosticsSpec, JobSpec, ResourcesSpec, TrainSpec, encode
+from jobs.units import Interval
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Best(msgspec.Struct, frozen=True, kw_only=True):
-    """The best epochs so far; accuracies are fractions."""
+    """The best evaluation so far; accuracies are fractions."""
 
     epoch: int = 0
+    step: int = 0
     validation_accuracy: float = -1.0
     train_accuracy: float = -1.0
 
@@ -36,9 +38,29 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 
     schedule: ScheduleState = ScheduleState()
     step: int = 0  # optimizer steps done in all
-    step_in_epoch: int = 0  # of those, the ones in the unfinished epoch
+    images: int = 0  # trained on since the last evaluation
     elapsed_s: float = 0.0
     best: Best = Best()
+
+
+class Due:
+    """When the next checkpoint is due: after so much time, or after so many epochs."""
+
+    def __init__(self, interval: Interval, steps_per_epoch: int, clock: Callable[[], float]) -> None:
+        self._seconds = interval.seconds
+        self._steps = None if interval.epochs is None else interval.epochs * steps_per_epoch
+        self._clock = clock
+        self._last = clock()
+        self._last_step = 0
+
+    def is_due(self, step: int) -> bool:
+        if self._steps is not None:
+            return step // self._steps > self._last_step // self._steps
+        assert self._seconds is not None
+        return self._clock() - self._last >= self._seconds
+
+    def done(self, step: int) -> None:
+        self._last, self._last_step = self._clock(), step
 
 
 def save_checkpoint(
@@ -46,18 +68,18 @@ def save_checkpoint(
     spec: JobSpec,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    totals: torch.Tensor,
+    tallies: Mapping[str, torch.Tensor],
     position: Position,
 ) -> None:
-    """Write all of a job's state, atomically."""
+    """Write all of a job's state, atomically. `tallies` is what it has summed up since the last evaluation."""
     state = {
         "format": FORMAT,
         "spec": _identity(spec),
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "totals": totals,
+        "tallies": dict(tallies),
         "position": msgspec.to_builtins(position),
-        "random": random_state(totals.device),
+        "random": random_state(_device_of(tallies)),
     }
     _write(path, state)
 
@@ -67,7 +89,7 @@ def load_checkpoint(
     spec: JobSpec,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    totals: torch.Tensor,
+    tallies: Mapping[str, torch.Tensor],
 ) -> Position:
     """Put a checkpoint's state into the given objects and return the position.
 
@@ -79,8 +101,9 @@ def load_checkpoint(
             raise CheckpointError(f"{path}: belongs to another job; remove it to train from the beginning")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        totals.copy_(state["totals"])
-        set_random_state(state["random"], totals.device)
+        for name, tally in tallies.items():
+            tally.copy_(state["tallies"][name])
+        set_random_state(state["random"], _device_of(tallies))
         return msgspec.convert(state["position"], Position)
 
 
@@ -94,6 +117,10 @@ def load_weights(path: Path, network: nn.Module) -> None:
     state = _read(path)
     with _fitting(path):
         network.load_state_dict(state["network"])
+
+
+def _device_of(tallies: Mapping[str, torch.Tensor]) -> torch.device:
+    return next(iter(tallies.values())).device
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
@@ -113,8 +140,11 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 def _identity(spec: JobSpec) -> str:
     """The spec without what does not change how it trains."""
     train = replace(spec.train, checkpoint_every=TrainSpec().checkpoint_every)
+    diagnostics = DiagnosticsSpec(gradient_flow=spec.diagnostics.gradient_flow)
     resources = replace(spec.resources, memory=ResourcesSpec().memory)
-    return encode(replace(spec, name="", priority=0, train=train, resources=resources)).decode()
+    return encode(
+        replace(spec, name="", priority=0, train=train, resources=resources, diagnostics=diagnostics)
+    ).decode()
 
 
 @contextmanager

@@ -77,21 +77,22 @@ def data_shape(request: Request) -> "DataShape":
 
     Raises DataError.
     """
-    from augment.catalog import DATASETS, part_sizes
+    from augment.catalog import DATASETS, all_part_sizes
     from augment.datasets import load
+    from jobs.data import data_request
     from jobs.trace import DataShape
-    from jobs.train import data_request
 
     data = request.spec.data
     facts = DATASETS[data.name]
-    if request.prepare or facts.train_images is None or facts.image_size is None or facts.classes is None:
+    if request.prepare or facts.train_images is None or facts.input_shape is None or facts.classes is None:
         parts = load(data_request(request.spec), Path(request.cache_dir))
-        test = 0 if parts.test is parts.validation else len(parts.test)
-        sizes = len(parts.train), len(parts.validation), test
-        return DataShape(*sizes, parts.input_shape, len(parts.classes))
-    labelled = min(facts.train_images, data.limit or facts.train_images)
-    sizes = (labelled, facts.test_images or 0, 0) if data.split == "official" else part_sizes(labelled, data.split)
-    return DataShape(*sizes, (facts.channels, facts.image_size, facts.image_size), facts.classes)
+        train, validation, test = len(parts.train), len(parts.validation), len(parts.test)
+        input_shape, classes, shared = parts.input_shape, len(parts.classes), parts.test is parts.validation
+    else:
+        labelled = min(facts.train_images, data.limit or facts.train_images)
+        train, validation, test = all_part_sizes(labelled, facts.test_images or 0, data.split)
+        input_shape, classes, shared = facts.input_shape, facts.classes, data.split == "official"
+    return DataShape(train, validation, 0 if shared else test, input_shape, classes)
 
 
 def tensor_components(traced: "Trace") -> dict[str, int]:

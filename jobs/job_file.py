@@ -25,10 +25,12 @@ Table = dict[str, Any]
 MAX_FILE_BYTES = 1 << 20
 MAX_COMBINATIONS = 1000
 MAX_COUNTED = 10**9  # images of a folder
+IMAGE_CHANNELS = 3  # an image folder's images are decoded to RGB
 _SECTIONS: dict[str, type[Struct]] = {
     "data": spec.DataSpec,
     "train": spec.TrainSpec,
     "resources": spec.ResourcesSpec,
+    "diagnostics": spec.DiagnosticsSpec,
 }
 _VARIANTS = {"optimizer": (spec.OPTIMIZERS, "sgd"), "schedule": (spec.SCHEDULES, "plateau")}
 _TOP_LEVEL = ("name", "priority", "model", *_SECTIONS, *_VARIANTS, "matrix")
@@ -234,6 +236,7 @@ def _one_line(text: str) -> str:
 
 
 def _contradictions(
+    model: spec.ModelSpec | None,
     data: spec.DataSpec | None,
     train: spec.TrainSpec | None,
     optimizer: spec.Optimizer | None,
@@ -241,21 +244,38 @@ def _contradictions(
     **_rest: object,
 ) -> Iterator[str]:
     """What is wrong between sections that are fine one by one; those that are not are None."""
-    if schedule and train and schedule.warmup_epochs > train.epochs:
-        warmup = schedule.warmup_epochs
-        yield f"schedule.warmup_epochs: {warmup} is longer than the training of {train.epochs} epochs (train.epochs)"
+    if schedule and train:
+        yield from _warmup_problems(schedule, train)
     floor = getattr(schedule, "min_lr", getattr(schedule, "final_lr", 0.0))
     if optimizer and floor >= optimizer.lr:
         yield f"schedule: the lowest rate {floor:g} is not below optimizer.lr {optimizer.lr:g}"
+    if data and model and catalog.DATASETS[data.name].points and not models.registry.takes_points(model.name):
+        takers = ", ".join(network.name for network in models.registry.listed() if network.takes_points)
+        yield f"model.name: {model.name} takes images, {data.name} are points; networks for these are {takers}"
     if data and train:
         yield from _data_problems(data, train.batch_size)
 
 
+def _warmup_problems(schedule: spec.Schedule, train: spec.TrainSpec) -> Iterator[str]:
+    for unit in ("epochs", "iterations"):
+        warmup, whole = getattr(schedule, f"warmup_{unit}"), getattr(train, unit)
+        if whole is not None and warmup > whole:
+            yield f"schedule.warmup_{unit}: {warmup} is longer than the training of {whole} {unit} (train.{unit})"
+
+
 def _data_problems(data: spec.DataSpec, batch_size: int) -> Iterator[str]:
     facts = catalog.DATASETS[data.name]
-    if facts.image_size is not None and data.image_size not in (None, facts.image_size):
-        yield f"data.image_size: {data.name} has {facts.image_size} pixels; only an imagefolder can be resized"
-    labelled = facts.train_images
+    if facts.points and data.augment != "none":
+        yield f'data.augment: "{data.augment}" is for images, {data.name} are points: set it to "none"'
+    if facts.input_shape is not None and data.image_size not in (None, facts.image_size):
+        found = "points" if facts.points else f"{facts.image_size} pixels"
+        yield f"data.image_size: {data.name} has {found}; only an imagefolder can be resized"
+    channels = facts.input_shape[0] if facts.input_shape else IMAGE_CHANNELS
+    for name in ("mean", "std"):
+        values = getattr(data, name)
+        if values is not None and len(values) != channels:
+            yield f"data.{name}: {len(values)} values for {channels} {'coordinates' if facts.points else 'channels'}"
+    labelled, tested = facts.train_images, facts.test_images
     if labelled is None:
         root = Path(data.root)
         try:
@@ -264,17 +284,24 @@ def _data_problems(data: spec.DataSpec, batch_size: int) -> Iterator[str]:
         except (DataError, OSError) as error:
             yield f"data.root: {error}"
             return
-        if data.split == "official" and folder.test is None:
-            yield f'data.split: "official" needs a test/ folder beside train/ in {root}'
+        tested = 0 if folder.test is None else 1
+        if not tested and (data.split == "official" or len(data.split) == 2):
+            yield f"data.split: {_written(data.split)} needs a test/ folder beside train/ in {root}"
+            return
     available = min(count for count in (labelled, data.limit) if count is not None)
-    sizes = (available, 1, 1) if data.split == "official" else catalog.part_sizes(available, data.split)
+    sizes = catalog.all_part_sizes(available, tested or 0, data.split)
     if sizes[0] < batch_size:
         yield f"train.batch_size: {batch_size} is larger than the {sizes[0]} training images"
     elif min(sizes) < 1:
         yield f"data.split: leaves {sizes[1]} images for validation and {sizes[2]} for test; each needs one"
 
 
+def _written(split: tuple[float, ...] | str) -> str:
+    """As it stands in the file."""
+    return f'"{split}"' if isinstance(split, str) else str(list(split))
+
+
 def _enough_images(data: spec.DataSpec, batch_size: int) -> int:
     """So many labelled images surely leave a batch for training and one for each other part: count no further."""
-    split = (1.0, 1.0, 1.0) if data.split == "official" else data.split
+    split = (1.0,) if data.split == "official" else data.split
     return int(min(max(batch_size / split[0], 1 / min(split)) + 2, MAX_COUNTED))

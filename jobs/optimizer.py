@@ -31,6 +31,12 @@ def update(optimizer: torch.optim.Optimizer) -> None:
     inspect.unwrap(type(optimizer).step)(optimizer)
 
 
+def forget_training(optimizer: torch.optim.Optimizer) -> None:
+    """Let go of the gradients and of what the optimizer remembers, once nothing more is trained."""
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.state.clear()
+
+
 def _leave_compiler_out() -> None:
     """Give the optimizer's methods the exempted form that their wrapper (torch/_compile.py) looks for: themselves."""
     methods = torch.optim.Optimizer

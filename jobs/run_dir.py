@@ -18,6 +18,7 @@ from jobs.errors import GpuqError
 from jobs.spec import JobSpec, decode, encode
 
 Record = TypeVar("Record", bound=Struct)
+LineKind = TypeVar("LineKind", bound="Line")
 
 
 class ExitCode(IntEnum):
@@ -66,6 +67,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     parameters: int
     resumed_from_step: int
+    steps: int  # of the whole training
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -98,8 +100,10 @@ class ExitRecord(Struct, frozen=True, kw_only=True):
 class Result(Struct, frozen=True, kw_only=True):
     """What a job that succeeded reports."""
 
-    epochs: int
+    epochs: int  # the last one that was begun
+    steps: int  # optimizer steps in all
     best_epoch: int
+    best_step: int  # when the validation accuracy was at its best: the weights that are kept
     best_train_accuracy: float
     best_validation_accuracy: float
     test_loss: float
@@ -108,11 +112,16 @@ class Result(Struct, frozen=True, kw_only=True):
     stopped_early: bool
 
 
-class Metrics(Struct, frozen=True, kw_only=True):
-    """One line of `metrics.jsonl`: an epoch."""
+class Line(Struct, frozen=True, kw_only=True):
+    """What is said at each evaluation, in a file of such lines."""
 
-    epoch: int  # from 1
+    epoch: int  # from 1: the one that its last step belongs to
     step: int  # optimizer steps so far
+
+
+class Metrics(Line, frozen=True, kw_only=True):
+    """One line of `metrics.jsonl`: the training since the line before, and an evaluation."""
+
     lr: float
     train_loss: float
     train_accuracy: float
@@ -121,6 +130,12 @@ class Metrics(Struct, frozen=True, kw_only=True):
     images_per_s: float
     elapsed_s: float  # training time of this job so far, over all attempts
     peak_bytes: int
+
+
+class FlowLine(Line, frozen=True, kw_only=True):
+    """One line of `gradient-flow.jsonl`: the gradients of the steps since the line before."""
+
+    mean_absolute: dict[str, float | None]  # by weight, input to output; None: not finite
 
 
 class AttemptFiles:
@@ -144,6 +159,8 @@ class RunDir:
         self.path = path
         self.spec = path / "spec.json"
         self.metrics = path / "metrics.jsonl"
+        self.gradient_flow = path / "gradient-flow.jsonl"
+        self.landscape = path / "landscape.json"
         self.log = path / "log.txt"
         self.result = path / "result.json"
         self.last_checkpoint = path / "checkpoints" / "last.pt"
@@ -217,27 +234,31 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     return None
 
 
-def append_metrics(path: Path, line: Metrics) -> None:
-    """Add an epoch's line and make it last."""
+def append_line(path: Path, line: Line) -> None:
+    """Add a line and make it last."""
     with open_private(path, "ab") as file:
         file.write(msgspec.json.encode(line) + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_metrics(path: Path, after_epoch: int = 0) -> list[Metrics]:
-    """The whole lines after an epoch; a line that a crash cut short does not count."""
-    return [line for line in _whole_lines(path) if line.epoch > after_epoch]
+def read_lines(path: Path, kind: type[LineKind], after_step: int = 0) -> list[LineKind]:
+    """The whole lines after a step; a line that a crash cut short does not count."""
+    return [line for line in _whole_lines(path, kind) if line.step > after_step]
 
 
-def drop_metrics_after(path: Path, epoch: int) -> None:
-    """Forget epochs that a resumed job is about to repeat."""
+def read_metrics(path: Path, after_step: int = 0) -> list[Metrics]:
+    return read_lines(path, Metrics, after_step)
+
+
+def drop_lines_after(path: Path, kind: type[Line], step: int) -> None:
+    """Forget what a resumed job is about to repeat."""
     if path.exists():
-        kept = [line for line in _whole_lines(path) if line.epoch <= epoch]
+        kept = [line for line in _whole_lines(path, kind) if line.step <= step]
         write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
 
 
-def _whole_lines(path: Path) -> Iterator[Metrics]:
+def _whole_lines(path: Path, kind: type[LineKind]) -> Iterator[LineKind]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -245,4 +266,4 @@ def _whole_lines(path: Path) -> Iterator[Metrics]:
     for line in content.splitlines(keepends=True):
         if line.endswith(b"\n"):
             with contextlib.suppress(msgspec.DecodeError):
-                yield msgspec.json.decode(line, type=Metrics)
+                yield msgspec.json.decode(line, type=kind)

@@ -1,6 +1,7 @@
 """What happens to one batch. The trainer runs it, and the memory trace runs the very same."""
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -57,13 +58,19 @@ def training_step(
     precision: str,
     totals: Totals,
     step: int,
+    on_gradients: Callable[[], None] | None = None,
 ) -> None:
-    """Forward, cross entropy, backward and update on images `(B, C, H, W)` and labels `(B,)`."""
+    """Forward, cross entropy, backward and update on images `(B, C, H, W)` and labels `(B,)`.
+
+    `on_gradients` is called while the gradients are as the backward pass left them.
+    """
     optimizer.zero_grad(set_to_none=True)
     with mixed_precision(precision, images.device):
         logits = network(images)
         loss = F.cross_entropy(logits, labels)
     loss.backward()  # type: ignore[no-untyped-call]
+    if on_gradients is not None:
+        on_gradients()
     update(optimizer)
     totals.add(loss.detach(), logits.detach(), labels, step)
 

@@ -19,9 +19,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 import models.registry
 from augment.policies import policy
-from augment.resident import Batches, ResidentSet
+from augment.resident import Batches, ResidentSet, stored_as
 from jobs.allocator import Event, replay
-from jobs.optimizer import build_optimizer
+from jobs.diagnostics.gradient_flow import GradientFlow
+from jobs.diagnostics.plane import Plane
+from jobs.diagnostics.survey import evaluation_batch_size
+from jobs.optimizer import build_optimizer, forget_training
 from jobs.spec import JobSpec
 from jobs.step import Totals, chosen_chunk_size, evaluation_step, training_step
 
@@ -30,7 +33,7 @@ STEPS_PER_CHUNK = 2  # the second is the peak: by then the optimizer has its sta
 
 @dataclass(frozen=True)
 class DataShape:
-    """A data set as far as memory is concerned: images in each part, (C, H, W), classes.
+    """A data set as far as memory is concerned: images in each part, (C, H, W) or (2,) of points, classes.
 
     A test part that is the validation part, as the official split's, takes no memory of its own: it counts as 0.
     """
@@ -38,7 +41,7 @@ class DataShape:
     train: int
     validation: int
     test: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
 
 
@@ -122,10 +125,11 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
     with fake, memory:
         memory.track([*network.parameters(), *network.buffers()])
         parameters_bytes = memory.live_bytes
-        train, validation, _test = (_resident(images, shape) for images in (shape.train, shape.validation, shape.test))
+        train, validation, test = (_resident(images, shape) for images in (shape.train, shape.validation, shape.test))
         data_bytes = memory.live_bytes - parameters_bytes
         optimizer = build_optimizer(spec.optimizer, network.parameters())
         totals = Totals(torch.device("cpu"))
+        flow = GradientFlow(network) if spec.diagnostics.gradient_flow else None
         augmentation_peak = training_peak = memory.peak_since()
         network.train()
         for step, (images, labels) in enumerate(_first_batches_of_chunks(spec, train, device)):
@@ -133,22 +137,38 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
                 augmentation_peak = max(augmentation_peak, memory.peak_since())
             if step == 0 and workspace_bytes > 0:
                 memory.events.append(("workspaces", workspace_bytes))
-            training_step(network, optimizer, images, labels, precision, totals, step)
+            training_step(network, optimizer, images, labels, precision, totals, step, flow.add if flow else None)
             training_peak = max(training_peak, memory.peak_since())
+        gradients_bytes = size_of(parameter.grad for parameter in network.parameters())
+        optimizer_bytes = size_of(tree_leaves(list(optimizer.state.values())))
         network.eval()
         images, labels = next(validation.evaluation_batches(spec.train.batch_size))
         evaluation_step(network, images, labels, precision, totals)
+        if spec.diagnostics.landscape:
+            forget_training(optimizer)
+            batches = (test or validation).evaluation_batches(evaluation_batch_size(spec.train.batch_size, device))
+            trace_landscape(network, next(batches), precision)
         return Trace(
             training_peak_bytes=max(training_peak, memory.peak_since()),
             augmentation_peak_bytes=augmentation_peak,
             data_bytes=data_bytes,
             parameters_bytes=parameters_bytes,
-            gradients_bytes=size_of(parameter.grad for parameter in network.parameters()),
-            optimizer_bytes=size_of(tree_leaves(list(optimizer.state.values()))),
+            gradients_bytes=gradients_bytes,
+            optimizer_bytes=optimizer_bytes,
             workspace_bytes=workspace_bytes,
             reserved_peak_bytes=replay(memory.events).peak_reserved_bytes,
             parameters=parameters,
         )
+
+
+def trace_landscape(network: nn.Module, batch: tuple[Tensor, Tensor], precision: str) -> None:
+    """One point of a landscape, as `jobs.diagnostics.survey` evaluates it."""
+
+    def loss() -> float:
+        evaluation_step(network, *batch, precision, Totals(torch.device("cpu")))
+        return 0.0  # a fake tensor has none
+
+    Plane(network, seed=0).losses([(0.0, 0.0)], loss)
 
 
 def _first_batches_of_chunks(spec: JobSpec, train: ResidentSet, device: torch.device) -> Batches:
@@ -191,7 +211,7 @@ def size_of(tensors: Iterable[object]) -> int:
 def _resident(images: int, shape: DataShape) -> ResidentSet:
     channels = shape.input_shape[0]
     return ResidentSet(
-        torch.empty(images, *shape.input_shape, dtype=torch.uint8),
+        torch.empty(images, *shape.input_shape, dtype=stored_as(shape.input_shape)),
         torch.empty(images, dtype=torch.int64),
         torch.empty(channels),
         torch.empty(channels),

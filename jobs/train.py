@@ -1,41 +1,39 @@
-"""The training loop: epochs of resident batches, metrics, checkpoints, and one test at the end."""
+"""The training loop: steps from one evaluation to the next, metrics, checkpoints, and one test at the end."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from msgspec.structs import replace
-from torch import nn
+from torch import Tensor
 
-import models.registry
-from augment.datasets import DataRequest, Parts, load
-from augment.policies import policy
-from augment.resident import ResidentSet, channel_statistics, steps_per_epoch
+from augment.resident import ResidentSet
 from jobs import schedule
-from jobs.checkpoint import Position, load_checkpoint, load_weights, save_checkpoint, save_weights
+from jobs.checkpoint import Best, Due, Position, load_checkpoint, load_weights, save_checkpoint, save_weights
+from jobs.data import build_network, load_data
+from jobs.diagnostics.gradient_flow import GradientFlow
+from jobs.diagnostics.landscape import Landscape, LandscapeSettings
+from jobs.diagnostics.survey import evaluation_batch_size, survey
 from jobs.errors import TrainingError
+from jobs.evaluation import evaluate
 from jobs.memory import peak_bytes
-from jobs.optimizer import build_optimizer
+from jobs.optimizer import build_optimizer, forget_training
 from jobs.run_dir import (
     AttemptFiles,
+    FlowLine,
     Metrics,
     Progress,
     Result,
     RunDir,
-    append_metrics,
-    drop_metrics_after,
+    append_line,
+    drop_lines_after,
     write_record,
 )
 from jobs.spec import JobSpec
-from jobs.step import (
-    Totals,
-    chosen_chunk_size,
-    evaluation_step,
-    training_step,
-)
+from jobs.step import Totals, training_step
 
 
 class StopRequested(Exception):  # noqa: N818 — not an error: the wish to stop, met after a checkpoint
@@ -56,41 +54,21 @@ class Surroundings:
     clock: Callable[[], float] = time.monotonic
 
 
-def data_request(spec: JobSpec) -> DataRequest:
-    """What the job's [data] asks for, in the words of the data room."""
-    data = spec.data
-    return DataRequest(data.name, spec.root, data.split, data.limit, data.image_size)
-
-
-def build_network(spec: JobSpec, parts: Parts, device: torch.device) -> nn.Module:
-    """The job's network with weights drawn from its seed, on the device. Raises ModelError."""
-    torch.manual_seed(spec.train.seed)
-    network: nn.Module = models.registry.build(
-        spec.model.name, spec.model.options, input_shape=parts.input_shape, classes=len(parts.classes)
-    )
-    # Channels-last: cuDNN's and oneDNN's convolutions are faster on it.
-    return network.to(device).to(memory_format=torch.channels_last)
-
-
 class Trainer:
     """One job's training, from its checkpoint if there is one."""
 
     def __init__(self, spec: JobSpec, around: Surroundings) -> None:
         self.spec = spec
         self.around = around
-        parts = load(data_request(spec), around.cache_dir)
-        mean, std = channel_statistics(parts.train.images)
-        self.train_set, self.validation_set = (
-            ResidentSet.of(part, around.device, mean, std) for part in (parts.train, parts.validation)
-        )
-        one = parts.test is parts.validation  # the official split's
-        self.test_set = self.validation_set if one else ResidentSet.of(parts.test, around.device, mean, std)
-        self.augment = policy(spec.data.augment, parts.input_shape[-1])
-        self.network = build_network(spec, parts, around.device)
+        self.data = load_data(spec, around.device, around.cache_dir)
+        self.network = build_network(self.data)
         self.optimizer = build_optimizer(spec.optimizer, self.network.parameters())
-        self.steps_per_epoch = steps_per_epoch(len(self.train_set), spec.train.batch_size)
+        self.length = schedule.length(spec.train, self.data.steps_per_epoch)
         self.totals = Totals(around.device)
+        self.flow = GradientFlow(self.network) if spec.diagnostics.gradient_flow else None
         self.position = Position()
+        self.checkpoint = Due(spec.train.checkpoint_interval, self.data.steps_per_epoch, around.clock)
+        self.started = 0.0  # by the clock, had all attempts been one
 
     def run(self) -> Result:
         """Train to the end, test once, and return the result.
@@ -99,117 +77,127 @@ class Trainer:
         a number.
         """
         self._resume()
-        started = self.around.clock() - self.position.elapsed_s
-        last_checkpoint = self.around.clock()
         while not self._is_over():
-            metrics = self._epoch(started)
-            append_metrics(self.around.files.metrics, metrics)
-            due = self.around.clock() - last_checkpoint >= self.spec.train.checkpoint_every_s
-            if due or self._is_over():
+            began, images = self.around.clock(), -self.position.images
+            lr = self._train(until=schedule.next_evaluation(self.spec.train, self.length, self.position.step))
+            images += self.position.images
+            self._evaluated(lr, images, began)
+            if self.checkpoint.is_due(self.position.step) or self._is_over():
                 self._save_checkpoint()
-                last_checkpoint = self.around.clock()
-        return self._test()
+        result = self._test()
+        if self.spec.diagnostics.landscape:
+            self._survey()
+        return result
 
     def _resume(self) -> None:
         files = self.around.files
         if files.last_checkpoint.exists():
             self.position = load_checkpoint(
-                files.last_checkpoint, self.spec, self.network, self.optimizer, self.totals.values
+                files.last_checkpoint, self.spec, self.network, self.optimizer, self._tallies()
             )
-        drop_metrics_after(files.metrics, self.position.schedule.epoch)
+        drop_lines_after(files.metrics, Metrics, self.position.step)
+        drop_lines_after(files.gradient_flow, FlowLine, self.position.step)
+        self.started = self.around.clock() - self.position.elapsed_s
         write_record(
             self.around.attempt.progress,
-            Progress(parameters=self._parameters(), resumed_from_step=self.position.step),
+            Progress(parameters=self._parameters(), resumed_from_step=self.position.step, steps=self.length.steps),
         )
 
-    def _epoch(self, started: float) -> Metrics:
-        """Train one epoch, or what is left of it, validate, and move the position on."""
-        began, first_step = self.around.clock(), self.position.step_in_epoch
-        lr = self._train_epoch(started)
-        train_loss, train_accuracy, bad_step = self.totals.read(len(self.train_set))
+    def _train(self, until: int) -> float:
+        """Train up to step `until`, from epoch to epoch; returns the last learning rate.
+
+        No checkpoint is written at `until` itself: training that resumed there would miss its evaluation.
+        """
+        lr = 0.0
+        self.network.train()
+        while self.position.step < until:
+            batches = self.data.training_batches(self.position.step)
+            for images, labels in islice(batches, until - self.position.step):
+                if self.around.should_stop():
+                    self._save_checkpoint()
+                    raise StopRequested
+                lr = self._step(images, labels)
+                if self.position.step < until and self.checkpoint.is_due(self.position.step):
+                    self._save_checkpoint()
+        return lr
+
+    def _step(self, images: Tensor, labels: Tensor) -> float:
+        """One optimizer step; returns its learning rate."""
+        position = self.position
+        lr = schedule.rate(self.spec.schedule, self.spec.optimizer.lr, position.schedule, self.length, position.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        training_step(
+            self.network,
+            self.optimizer,
+            images,
+            labels,
+            self.around.precision,
+            self.totals,
+            position.step,
+            self.flow.add if self.flow is not None else None,
+        )
+        self.position = replace(position, step=position.step + 1, images=position.images + len(labels))
+        return lr
+
+    def _evaluated(self, lr: float, images: int, began: float) -> None:
+        """Evaluate, write a line of metrics, and move the position on.
+
+        `images` were trained on by this process since `began`: fewer than the line counts if it has resumed.
+        """
+        train_loss, train_accuracy = self._read_totals()
         seconds = self.around.clock() - began  # after the reading, which waited for the device
-        images = len(self.train_set) - first_step * self.spec.train.batch_size
-        if bad_step is not None:
-            raise TrainingError(
-                f"the loss was no longer finite at step {bad_step} (epoch {self.position.schedule.epoch + 1}); "
-                f"a lower optimizer.lr or a longer schedule.warmup_epochs may help"
-            )
-        validation_loss, validation_accuracy = self._evaluate(self.validation_set)
-        self._move_on(train_accuracy, validation_loss, validation_accuracy)
-        self.position = replace(self.position, elapsed_s=self.around.clock() - started)
-        return Metrics(
-            epoch=self.position.schedule.epoch,
+        loss, accuracy = self._evaluate(self.data.validation)
+        self._move_on(train_accuracy, loss, accuracy)
+        line = Metrics(
+            epoch=self._epoch(),
             step=self.position.step,
             lr=lr,
             train_loss=train_loss,
             train_accuracy=train_accuracy,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
             images_per_s=images / max(seconds, 1e-9),
             elapsed_s=self.position.elapsed_s,
             peak_bytes=peak_bytes(self.around.device, self.around.context_bytes),
         )
+        if self.flow is not None:
+            flow = FlowLine(epoch=line.epoch, step=line.step, mean_absolute=self.flow.read())
+            append_line(self.around.files.gradient_flow, flow)
+            self.flow.reset()
+        append_line(self.around.files.metrics, line)
 
-    def _train_epoch(self, started: float) -> float:
-        """Train the steps that the epoch still has; returns its last learning rate."""
-        train, lr = self.spec.train, 0.0
-        self.network.train()
-        if self.position.step_in_epoch == 0:
-            self.totals.reset()
-        batches = self.train_set.training_batches(
-            seed=train.seed,
-            epoch=self.position.schedule.epoch,
-            batch_size=train.batch_size,
-            augment=self.augment,
-            chunk_size=chosen_chunk_size(self.spec.data.chunk_size, self.around.device),
-            first_step=self.position.step_in_epoch,
-        )
-        for images, labels in batches:
-            if self.around.should_stop():
-                self.position = replace(self.position, elapsed_s=self.around.clock() - started)
-                self._save_checkpoint()
-                raise StopRequested
-            lr = self._set_rate()
-            step = self.position.step
-            training_step(self.network, self.optimizer, images, labels, self.around.precision, self.totals, step)
-            self.position = replace(self.position, step=step + 1, step_in_epoch=self.position.step_in_epoch + 1)
-        return lr
-
-    def _set_rate(self) -> float:
-        lr = schedule.rate(
-            self.spec.schedule,
-            self.spec.optimizer.lr,
-            self.position.schedule,
-            epochs=self.spec.train.epochs,
-            step=self.position.step_in_epoch,
-            steps_per_epoch=self.steps_per_epoch,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+    def _read_totals(self) -> tuple[float, float]:
+        """Training loss and accuracy since the last evaluation. Raises TrainingError if the loss is not a number."""
+        loss, accuracy, bad_step = self.totals.read(self.position.images)
+        if bad_step is not None:
+            raise TrainingError(
+                f"the loss was no longer finite at step {bad_step} "
+                f"(epoch {bad_step // self.length.steps_per_epoch + 1}); "
+                f"a lower optimizer.lr or a longer warmup (schedule.warmup_epochs) may help"
+            )
+        return loss, accuracy
 
     def _move_on(self, train_accuracy: float, validation_loss: float, validation_accuracy: float) -> None:
-        """The position after an epoch; the weights are kept when they are the best so far."""
-        state = schedule.after_epoch(
-            self.spec.schedule, self.spec.optimizer.lr, self.position.schedule, validation_loss
+        """The position after an evaluation; the weights are kept when they are the best so far."""
+        position = self.position
+        state = schedule.after_evaluation(
+            self.spec.schedule, self.spec.optimizer.lr, position.schedule, self.length, position.step, validation_loss
         )
-        best = self.position.best
+        best = position.best
         if validation_accuracy > best.validation_accuracy:
             save_weights(self.around.files.best_checkpoint, self.spec, self.network)
-            best = replace(best, epoch=state.epoch, validation_accuracy=validation_accuracy)
-        best = replace(best, train_accuracy=max(best.train_accuracy, train_accuracy))
-        self.position = replace(self.position, schedule=state, step_in_epoch=0, best=best)
+            best = Best(epoch=self._epoch(), step=position.step, validation_accuracy=validation_accuracy)
+        best = replace(best, train_accuracy=max(position.best.train_accuracy, train_accuracy))
+        self.position = replace(position, schedule=state, images=0, best=best, elapsed_s=self._elapsed_s())
+        self.totals.reset()
 
     def _evaluate(self, part: ResidentSet) -> tuple[float, float]:
         """Mean loss and accuracy over a part, without augmentation.
 
         Raises TrainingError when the loss is not a number.
         """
-        totals = Totals(self.around.device)
-        with evaluating(self.network):
-            for images, labels in part.evaluation_batches(self.spec.train.batch_size):
-                evaluation_step(self.network, images, labels, self.around.precision, totals)
-        loss, accuracy, bad_step = totals.read(len(part))
+        loss, accuracy, bad_step = evaluate(self.network, part, self.spec.train.batch_size, self.around.precision)
         if bad_step is not None:
             raise TrainingError(f"the loss on images held out is not finite after {self.position.step} steps")
         return loss, accuracy
@@ -217,37 +205,66 @@ class Trainer:
     def _test(self) -> Result:
         """Measure the weights that did best on validation on the test part."""
         load_weights(self.around.files.best_checkpoint, self.network)
-        loss, accuracy = self._evaluate(self.test_set)
+        loss, accuracy = self._evaluate(self.data.test)
         best = self.position.best
         return Result(
-            epochs=self.position.schedule.epoch,
+            epochs=self._epoch(),
+            steps=self.position.step,
             best_epoch=best.epoch,
+            best_step=best.step,
             best_train_accuracy=best.train_accuracy,
             best_validation_accuracy=best.validation_accuracy,
             test_loss=loss,
             test_accuracy=accuracy,
             parameters=self._parameters(),
-            stopped_early=self.position.schedule.epoch < self.spec.train.epochs,
+            stopped_early=self.position.step < self.length.steps,
         )
 
+    def _survey(self) -> None:
+        """The loss around the weights that were tested, saved row by row. Raises StopRequested between rows."""
+        device, wanted = self.around.device, self.spec.diagnostics
+        forget_training(self.optimizer)
+        survey(
+            self.around.files.landscape,
+            self.network,
+            self.data.test,
+            LandscapeSettings(grid=wanted.landscape_grid),
+            images=wanted.landscape_images,
+            batch_size=evaluation_batch_size(self.spec.train.batch_size, device),
+            precision=self.around.precision,
+            on_row=self._between_rows,
+        )
+
+    def _between_rows(self, _landscape: Landscape) -> None:
+        if self.around.should_stop():
+            raise StopRequested
+
     def _is_over(self) -> bool:
+        position = self.position
         return schedule.is_over(
-            self.spec.schedule, self.spec.optimizer.lr, self.position.schedule, self.spec.train.epochs
+            self.spec.schedule, self.spec.optimizer.lr, position.schedule, self.length, position.step
         )
 
     def _save_checkpoint(self) -> None:
+        """Never of weights that a loss which is no number has spoilt: the last good checkpoint is kept."""
+        if self.position.images:
+            self._read_totals()
+        self.position = replace(self.position, elapsed_s=self._elapsed_s())
         path = self.around.files.last_checkpoint
-        save_checkpoint(path, self.spec, self.network, self.optimizer, self.totals.values, self.position)
+        save_checkpoint(path, self.spec, self.network, self.optimizer, self._tallies(), self.position)
+        self.checkpoint.done(self.position.step)
+
+    def _tallies(self) -> dict[str, Tensor]:
+        """What is summed up between evaluations."""
+        flow = {} if self.flow is None else {"gradient flow": self.flow.values}
+        return {"totals": self.totals.values, **flow}
+
+    def _epoch(self) -> int:
+        """From 1: the epoch that the last step belongs to."""
+        return -(-self.position.step // self.length.steps_per_epoch)
+
+    def _elapsed_s(self) -> float:
+        return self.around.clock() - self.started
 
     def _parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.network.parameters())
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """`network.eval()` for a while."""
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train()

@@ -3,10 +3,12 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 _BYTES = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _BYTES |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_EPOCHS = re.compile(r"\s*([1-9]\d{0,8})\s*epochs?\s*")
 _NUMBER_AND_UNIT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -26,6 +28,24 @@ def parse_duration(text: str) -> float:
     if not seconds < math.inf:
         raise ValueError(f'expected a duration such as "30s", "90m" or "6h", got {text!r}')
     return seconds
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often something is due: after so many seconds, or after so many epochs."""
+
+    seconds: float | None = None
+    epochs: int | None = None
+
+
+def parse_interval(text: str) -> Interval:
+    """`"5m"` or `"2 epochs"`. Raises ValueError for anything else."""
+    if match := _EPOCHS.fullmatch(text):
+        return Interval(epochs=int(match[1]))
+    try:
+        return Interval(seconds=parse_duration(text))
+    except ValueError:
+        raise ValueError(f'expected a duration such as "30s" or "5m", or "1 epoch", "5 epochs", got {text!r}') from None
 
 
 def _scaled(match: re.Match[str], units: Mapping[str, int]) -> float:

@@ -10,12 +10,14 @@ from typing import Literal
 
 import msgspec
 
+Activation = Literal["relu", "leaky_relu", "prelu", "elu", "gelu", "silu", "sigmoid"]
+
 STAGES = 4
 """Stages of the plan: each is a widening convolution and the blocks that follow it."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every registered network takes. `width` is the channels of its first convolution."""
+    """What every registered network takes. `width` is the channels of its first convolution, or units of a layer."""
 
     width: int = 32
 
@@ -111,6 +113,40 @@ class CifarResnetOptions(Options, frozen=True, kw_only=True, forbid_unknown_fiel
     """resnet-N and plainnet-N: `width`, 2·`width` and 4·`width` filters."""
 
     width: int = 16
+
+
+class MlpOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """mlp: `depth` hidden layers of `width` units."""
+
+    width: int = 20
+    depth: int = 8
+    activation: Activation = "relu"
+    initialisation: Literal["auto", "kaiming", "xavier"] = "auto"
+    """Weights start Kaiming- or Xavier-normal; "auto" is Xavier for sigmoid, Kaiming for the others, all like ReLU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("depth", self.depth, 1)
+
+
+class MlpBlocksOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """mlp-plain and mlp-residual: `blocks` blocks of two layers of `width` units."""
+
+    width: int = 20
+    blocks: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("blocks", self.blocks, 1)
+
+
+class MlpResidualOptions(MlpBlocksOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """mlp-residual: weights start Kaiming-normal; "scaled" divides those of each block's last layer by √`blocks`.
+
+    Unscaled activations grow by every skip: 25 blocks begin at a loss of thousands, and learn poorly.
+    """
+
+    initialisation: Literal["kaiming", "scaled"] = "kaiming"
 
 
 def _at_least(key: str, value: int, least: int) -> None:

@@ -28,6 +28,9 @@ from models.options import (
     BranchOptions,
     CifarResnetOptions,
     DebOptions,
+    MlpBlocksOptions,
+    MlpOptions,
+    MlpResidualOptions,
     SmallBaselineOptions,
     StageOptions,
     VggnetOptions,
@@ -55,6 +58,17 @@ class Network(msgspec.Struct, frozen=True):
     options: type[msgspec.Struct]
     depth: int | None = None
     """Set for a family's networks only; their builder takes it, and `name` has it in place of N."""
+    input_shape: tuple[int, ...] = (3, 32, 32)
+    """One sample of the data that the network is described on, and that data's classes."""
+    classes: int = 10
+
+    @property
+    def takes_points(self) -> bool:
+        """Whether samples may be points, of one dimension; a network that takes them takes images, too."""
+        return len(self.input_shape) == 1
+
+
+_described_on_spirals = partial(Network, input_shape=(2,), classes=2)
 
 
 _ENTRIES = (
@@ -82,6 +96,9 @@ _ENTRIES = (
     Network("vgg08", "vgg", "7 convolutions of equal width", "models.vgg:vgg08", VggOptions),
     Network("vgg38", "vgg", "37 convolutions of equal width", "models.vgg:vgg38", VggOptions),
     Network("cnn", "plain", "4 convolutions, dropout", "models.cifar_resnet:cnn", BaselineOptions),
+    _described_on_spirals("mlp", "mlp", "any depth and activation", "models.mlp:mlp", MlpOptions),
+    _described_on_spirals("mlp-plain", "mlp", "blocks of two linear layers", "models.mlp:plain", MlpBlocksOptions),
+    _described_on_spirals("mlp-residual", "mlp", "mlp-plain with skips", "models.mlp:residual", MlpResidualOptions),
 )
 NETWORKS: Mapping[str, Network] = MappingProxyType({network.name: network for network in _ENTRIES})
 
@@ -128,6 +145,14 @@ def options_type(name: str) -> type[msgspec.Struct] | None:
     return None if external.is_external(name) else find(name).options
 
 
+def takes_points(name: str) -> bool:
+    """Whether a network of any kind may be given points rather than images.
+
+    An external builder is taken at its word when it builds. Raises ModelError for a name that `find` refuses.
+    """
+    return external.is_external(name) or find(name).takes_points
+
+
 def check(name: str, options: Mapping[str, object]) -> None:
     """Refuses, without torch, a name of any kind that cannot be built, or options its network cannot have.
 
@@ -159,7 +184,8 @@ def parse_options(name: str, options: Mapping[str, object]) -> msgspec.Struct:
 def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A fresh network of any kind, its weights drawn from torch's global generator.
 
-    `input_shape` is one sample's, (C, H, W); the network returns logits (B, `classes`). Raises ModelError.
+    `input_shape` is one sample's: (C, H, W), or (D,) where the network takes points. The network returns logits
+    (B, `classes`). Raises ModelError.
     """
     if external.is_external(name):
         return external.build(name, options, input_shape=input_shape, classes=classes)

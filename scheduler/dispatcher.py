@@ -124,7 +124,7 @@ class Dispatcher:
         if job.state is State.STARTING:
             progress = read_record(live.attempt_files.progress, Progress)
             if progress is not None:
-                self._store.mark_running(job.id, attempt.number, progress.resumed_from_step, progress.parameters)
+                self._store.mark_running(job.id, attempt.number, progress)
 
     def _ingest_metrics(self, live: Live) -> None:
         """Lines are read anew when the file has grown; an attempt's first reading takes all there are."""
@@ -133,12 +133,13 @@ class Dispatcher:
             size = live.files.metrics.stat().st_size
         except FileNotFoundError:
             return
-        if size == self._metrics_seen.get(key) or not live.attempt_files.progress.exists():
+        steps = self._store.job(live.job.id).steps  # known since the attempt began to train
+        if size == self._metrics_seen.get(key) or steps is None or not live.attempt_files.progress.exists():
             return
         if lines := read_metrics(live.files.metrics):
-            known = live.job.epoch if key in self._metrics_seen else 0
-            eta = remaining_s(lines, live.job.spec.train.epochs)
-            new = [line for line in lines if line.epoch > known] or lines[-1:]
+            known = live.job.step if key in self._metrics_seen else 0
+            eta = remaining_s(lines, steps)
+            new = [line for line in lines if line.step > known] or lines[-1:]
             self._store.record_metrics(live.job.id, live.attempt.number, new, eta)
         self._metrics_seen[key] = size
 
@@ -174,7 +175,7 @@ class Dispatcher:
                 self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
             else:
                 self._store.set_estimate(job_id, estimates.modelled(reply.components, reply.parameters))
-        for job in self._store.queued():
+        for job in sorted(self._store.queued(), key=lambda job: (-job.priority, job.id)):
             if job.estimate is None and job.id not in self._tracer.pending:
                 self._estimate_one(job)
 

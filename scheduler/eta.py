@@ -1,4 +1,4 @@
-"""How long a job still takes, from the epochs it has measured. Pure."""
+"""How long a job still takes, from the steps it has made. Pure."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,15 +6,15 @@ from statistics import median
 
 from jobs.run_dir import Metrics
 
-RECENT_EPOCHS = 10
+RECENT_LINES = 10
 
 
-def remaining_s(lines: Sequence[Metrics], epochs: int) -> float:
-    """Seconds until the last epoch, at the median pace of the recent ones; a plateau may end training earlier.
+def remaining_s(lines: Sequence[Metrics], steps: int) -> float:
+    """Seconds until the last step, at the median pace between the recent lines; a plateau may end training earlier.
 
-    `lines` holds at least one epoch, oldest first.
+    `lines` holds at least one, oldest first.
     """
-    recent = lines[-RECENT_EPOCHS - 1 :]
-    paces = [(later.elapsed_s - sooner.elapsed_s) / (later.epoch - sooner.epoch) for sooner, later in pairwise(recent)]
-    pace = median(paces) if paces else lines[-1].elapsed_s / lines[-1].epoch
-    return max(0.0, pace * (epochs - lines[-1].epoch))
+    recent = lines[-RECENT_LINES - 1 :]
+    paces = [(later.elapsed_s - sooner.elapsed_s) / (later.step - sooner.step) for sooner, later in pairwise(recent)]
+    pace = median(paces) if paces else lines[-1].elapsed_s / lines[-1].step
+    return max(0.0, pace * (steps - lines[-1].step))

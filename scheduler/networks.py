@@ -9,10 +9,12 @@ from msgspec import Struct
 
 
 class NetworkFacts(Struct, frozen=True, kw_only=True):
-    """A network at its default size on 32×32 RGB images of ten classes."""
+    """A network at its default size on `input_shape` and `classes`: 32×32 RGB images of ten, or points of two."""
 
     name: str
     family: str
+    input_shape: tuple[int, ...]
+    classes: int
     parameters: int
     block_macs: int
     options: dict[str, Any]  # what its builder takes, with the defaults
@@ -29,13 +31,15 @@ def describe_networks() -> list[NetworkFacts]:
     facts = []
     for network in listed():
         with torch.device("meta"):
-            built = build(network.name, {}, input_shape=(3, 32, 32), classes=10)
+            built = build(network.name, {}, input_shape=network.input_shape, classes=network.classes)
         facts.append(
             NetworkFacts(
                 name=network.name,
                 family=network.family,
+                input_shape=network.input_shape,
+                classes=network.classes,
                 parameters=count_parameters(built),
-                block_macs=block_macs(built, (3, 32, 32)),
+                block_macs=block_macs(built, network.input_shape),
                 options=msgspec.structs.asdict(network.options()),
                 summary=network.summary,
             )
@@ -64,4 +68,6 @@ def show_networks(networks: Sequence[NetworkFacts]) -> None:
     out.print(table)
     families = " and ".join(FAMILIES)
     out.print(f"\n{families} for any N = 6n + 2", style="dim")
+    on_points = ", ".join(network.name for network in networks if len(network.input_shape) == 1)
+    out.print(f"counted on 32×32 RGB images of 10 classes; {on_points} on points of 2", style="dim")
     out.print("also torchvision:NAME (its classifiers) and path/to/file.py:function", style="dim")

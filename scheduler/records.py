@@ -28,6 +28,8 @@ class Job(Struct, frozen=True, kw_only=True):
     reservation_bytes: int | None
     parameters: int | None
     epoch: int
+    step: int
+    steps: int | None
     best_validation_accuracy: float | None
     test_accuracy: float | None
     elapsed_s: float

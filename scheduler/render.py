@@ -91,6 +91,11 @@ def state_text(job: JobReport) -> Text:
     return Text(word, style=_STYLES.get(word, "red"))
 
 
+def progress(job: JobReport) -> str:
+    """`12/200 ep`, or `6400/64000 it` where training is counted in iterations."""
+    return f"{job.step}/{job.steps} it" if job.epochs is None else f"{job.epoch}/{job.epochs} ep"
+
+
 def memory(job: JobReport) -> str:
     """`1.2 GiB → 1.1 GiB`: estimated, then measured."""
     estimate = "?" if job.estimate_bytes is None else format_bytes(job.estimate_bytes)
@@ -109,14 +114,14 @@ _COLUMNS = (
     _Column("Name", "left", lambda job: job.name),
     _Column("Network", "left", lambda job: network_name(job.network)),
     _Column("State", "left", state_text),
-    _Column("Epoch", "right", lambda job: f"{job.epoch}/{job.epochs}"),
+    _Column("Progress", "right", progress),
     _Column("Best val", "right", lambda job: _percent(job.best_validation_accuracy)),
     _Column("Test", "right", lambda job: _percent(job.test_accuracy)),
     _Column("Memory", "right", memory),
     _Column("Elapsed", "right", lambda job: "" if job.elapsed_s is None else format_duration(job.elapsed_s)),
     _Column("ETA", "right", lambda job: "" if job.eta_s is None else format_duration(job.eta_s)),
 )
-_NARROW = ("Id", "Name", "State", "Epoch", "Best val", "Memory", "ETA")
+_NARROW = ("Id", "Name", "State", "Progress", "Best val", "Memory", "ETA")
 
 
 def job_details(job: JobReport, log_tail: Sequence[str]) -> RenderableType:
@@ -142,7 +147,7 @@ def _facts(job: JobReport) -> list[tuple[str, str]]:
         ("reason", job.reason),
         ("priority", str(job.priority)),
         ("parameters", None if job.parameters is None else f"{job.parameters:,}"),
-        ("epoch", f"{job.epoch} of {job.epochs}"),
+        ("progress", progress(job)),
         ("best validation accuracy", _percent(job.best_validation_accuracy)),
         ("test accuracy", _percent(job.test_accuracy)),
         ("memory estimate", _estimate_text(job)),

@@ -18,7 +18,9 @@ CREATE TABLE jobs (
     estimate                 TEXT,               -- scheduler.estimate.Estimate as JSON
     reservation_bytes        INTEGER,            -- of the live or last attempt
     parameters               INTEGER,
-    epoch                    INTEGER NOT NULL DEFAULT 0,
+    epoch                    INTEGER NOT NULL DEFAULT 0,  -- of the last line of metrics
+    step                     INTEGER NOT NULL DEFAULT 0,  -- likewise
+    steps                    INTEGER,            -- of the whole training, once it has begun
     best_validation_accuracy REAL,
     test_accuracy            REAL,
     elapsed_s                REAL NOT NULL DEFAULT 0,  -- training time over all attempts
@@ -58,7 +60,7 @@ CREATE TABLE metrics (
     images_per_s        REAL NOT NULL,
     elapsed_s           REAL NOT NULL,
     peak_bytes          INTEGER NOT NULL,
-    PRIMARY KEY (job_id, epoch)
+    PRIMARY KEY (job_id, step)
 );
 
 CREATE TABLE events (

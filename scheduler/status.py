@@ -55,7 +55,9 @@ class JobReport(Struct, frozen=True, kw_only=True):
     outcome: str | None
     reason: str | None
     epoch: int
-    epochs: int
+    epochs: int | None  # null where training is counted in iterations
+    step: int
+    steps: int | None  # of the whole training: known in advance where it is counted in iterations
     best_validation_accuracy: float | None
     test_accuracy: float | None
     parameters: int | None
@@ -108,6 +110,8 @@ def job_report(
         reason=NO_DISPATCHER if stranded else job.reason,
         epoch=job.epoch,
         epochs=job.spec.train.epochs,
+        step=job.step,
+        steps=job.steps or job.spec.train.iterations,
         best_validation_accuracy=job.best_validation_accuracy,
         test_accuracy=job.test_accuracy,
         parameters=job.parameters,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from jobs.run_dir import Metrics, sync_folder
+from jobs.run_dir import Metrics, Progress, sync_folder
 from jobs.spec import JobSpec, encode
 from scheduler.clock import utc_now
 from scheduler.errors import StoreError, UnknownJobError
@@ -22,7 +22,7 @@ from scheduler.process import Identity
 from scheduler.records import Attempt, Job, Origin
 from scheduler.states import TRANSITIONS, Outcome, State, Wish
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_TIMEOUT_S = 30.0
 
 
@@ -214,27 +214,29 @@ class Store:
     def set_pid(self, job_id: int, number: int, pid: int) -> None:
         self._db.execute("UPDATE attempts SET pid = ? WHERE job_id = ? AND number = ?", (pid, job_id, number))
 
-    def mark_running(self, job_id: int, number: int, start_step: int, parameters: int) -> None:
+    def mark_running(self, job_id: int, number: int, progress: Progress) -> None:
         """The attempt's worker has begun to train."""
+        parameters, steps = progress.parameters, progress.steps
         with self._transaction():
-            if self._move(job_id, State.STARTING, State.RUNNING, "running", parameters=parameters):
+            if self._move(job_id, State.STARTING, State.RUNNING, "running", parameters=parameters, steps=steps):
                 self._db.execute(
                     "UPDATE attempts SET start_step = ? WHERE job_id = ? AND number = ?",
-                    (start_step, job_id, number),
+                    (progress.resumed_from_step, job_id, number),
                 )
 
     def record_metrics(self, job_id: int, number: int, lines: Sequence[Metrics], eta_s: float | None) -> None:
         """Take over the lines of `metrics.jsonl` that are new; a resumed job's replace those it repeats."""
         from sqlite_utils import Database
 
+        last = lines[-1]
         rows = [{"job_id": job_id, **msgspec.structs.asdict(line)} for line in lines]
         with self._transaction():
             database = Database(self._db)
-            database.table("metrics").insert_all(rows, pk=("job_id", "epoch"), replace=True)
+            database.table("metrics").insert_all(rows, pk=("job_id", "step"), replace=True)
             self._db.execute(
-                "UPDATE jobs SET epoch = ?, elapsed_s = ?, eta_s = ?, best_validation_accuracy = "
-                "(SELECT max(validation_accuracy) FROM metrics WHERE job_id = ? AND epoch <= ?) WHERE id = ?",
-                (lines[-1].epoch, lines[-1].elapsed_s, eta_s, job_id, lines[-1].epoch, job_id),
+                "UPDATE jobs SET epoch = ?, step = ?, elapsed_s = ?, eta_s = ?, best_validation_accuracy = "
+                "(SELECT max(validation_accuracy) FROM metrics WHERE job_id = ? AND step <= ?) WHERE id = ?",
+                (last.epoch, last.step, last.elapsed_s, eta_s, job_id, last.step, job_id),
             )
             self._db.execute(
                 "UPDATE attempts SET peak_bytes = max(coalesce(peak_bytes, 0), ?) WHERE job_id = ? AND number = ?",

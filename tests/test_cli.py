@@ -119,15 +119,19 @@ def test_stop_without_a_dispatcher_says_so(gpuq: Gpuq) -> None:
 
 def test_models_lists_every_network_with_its_size(gpuq: Gpuq) -> None:
     listed = {model["name"]: model for model in json.loads(gpuq("models", "--json").stdout)["models"]}
-    assert len(listed) == 28
+    assert len(listed) == 31
     assert listed["bn4"] == {
         "name": "bn4",
         "family": "bottleneck",
+        "input_shape": [3, 32, 32],
+        "classes": 10,
         "parameters": 1_035_914,
         "block_macs": 10_027_008,
         "options": {"width": 32, "blocks": [3, 3, 6, 6], "factor": 4},
         "summary": "bottlenecks, N=4",
     }
+    mlp = listed["mlp"]
+    assert (mlp["input_shape"], mlp["classes"], mlp["parameters"]) == ([2], 2, 60 + 7 * 420 + 42)
 
 
 def test_estimate_tells_bytes_basis_and_where_they_go(gpuq: Gpuq) -> None:

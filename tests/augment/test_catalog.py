@@ -2,13 +2,21 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment.catalog import check_image_folder, count_labelled_images, part_sizes
+from augment.catalog import (
+    DATASETS,
+    POLICY_NAMES,
+    check_image_folder,
+    count_labelled_images,
+    part_sizes,
+    policies_for,
+)
 from augment.errors import ImageFolderError
 
 
@@ -28,14 +36,36 @@ def test_cifar_splits_into_40_5_and_5_thousand() -> None:
     assert part_sizes(50_000, (0.8, 0.1, 0.1)) == (40_000, 5_000, 5_000)
 
 
+def test_two_fractions_divide_all_there_is_between_training_and_validation() -> None:
+    assert part_sizes(50_000, (0.95, 0.05)) == (47_500, 2_500)
+
+
+def test_a_product_that_falls_short_by_a_rounding_error_costs_no_image() -> None:
+    assert 100 * 0.29 < 29
+    assert part_sizes(100, (0.29, 0.71)) == (29, 71)
+
+
 @settings(deadline=None, max_examples=100, derandomize=True)
-@given(images=st.integers(0, 10_000), cuts=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_parts_add_up_and_are_within_one_image_of_their_fractions(images: int, cuts: tuple[float, float]) -> None:
-    first, second = sorted(cuts)
-    split = (first, second - first, 1 - second)
+@given(images=st.integers(0, 10_000), cuts=st.lists(st.floats(0, 1), min_size=1, max_size=2))
+def test_parts_add_up_and_are_within_one_image_of_their_fractions(images: int, cuts: list[float]) -> None:
+    split = tuple(end - start for start, end in pairwise([0, *sorted(cuts), 1]))
     sizes = part_sizes(images, split)
     assert sum(sizes) == images
     assert all(abs(size - images * part) <= 1.001 for size, part in zip(sizes, split, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "points", "image_size"),
+    [("cifar10", False, 32), ("imagefolder", False, None), ("spirals", True, None)],
+)
+def test_facts_tell_points_from_images_and_the_size_of_these(name: str, points: bool, image_size: int | None) -> None:
+    facts = DATASETS[name]
+    assert (facts.points, facts.image_size) == (points, image_size)
+
+
+@pytest.mark.parametrize(("name", "policies"), [("spirals", ("none",)), ("imagefolder", POLICY_NAMES)])
+def test_points_are_not_augmented(name: str, policies: tuple[str, ...]) -> None:
+    assert policies_for(name) == policies
 
 
 def test_a_folder_of_class_folders_has_no_official_test_part(tmp_path: Path) -> None:

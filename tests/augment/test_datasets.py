@@ -1,11 +1,5 @@
 """What can be loaded, how it is split, and what is said when it cannot be."""
 
-import hashlib
-import pickle
-import socket
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from augment import cifar, image_folder, shapes
+from augment import image_folder, shapes, spirals
 from augment.catalog import DATASETS
 from augment.datasets import DataRequest, Parts, class_balanced_order, load
-from augment.errors import DataError, ImageFolderError, MissingDataError, UnreadableImageError
+from augment.errors import DataError, ImageFolderError, UnreadableImageError
 
 HALVES = (0.5, 0.25, 0.25)
 
@@ -104,6 +98,21 @@ class TestImageFolder:
         with pytest.raises(DataError, match=f'^{root}: split "official" needs a test/ folder'):
             ask(split="official")
 
+    def test_two_fractions_divide_the_training_folder_and_leave_the_test_folder_whole(
+        self, root: Path, ask: Ask
+    ) -> None:
+        paint_class(root / "train" / "a", range(4))
+        paint_class(root / "test" / "a", range(50, 53))
+        parts = ask(split=(0.75, 0.25))
+        assert (len(parts.train), len(parts.validation)) == (3, 1)
+        assert values(parts.train.images, parts.validation.images) == [0, 1, 2, 3]
+        assert values(parts.test.images) == [50, 51, 52]
+
+    def test_two_fractions_need_a_test_folder(self, root: Path, ask: Ask) -> None:
+        paint_class(root / "a", range(4))
+        with pytest.raises(DataError, match=rf"^{root}: split \[0\.75, 0\.25\] needs a test/ folder beside train/$"):
+            ask(split=(0.75, 0.25))
+
     def test_a_limit_takes_that_many_images_evenly_from_the_classes(self, root: Path, ask: Ask) -> None:
         paint_class(root / "a", range(8))
         paint_class(root / "b", range(100, 108))
@@ -115,6 +124,12 @@ class TestImageFolder:
         paint_class(root / "a", range(8))
         with pytest.raises(DataError, match="2 for training, 0 for validation, 0 for test of 2 images"):
             ask(limit=2, split=(0.9, 0.05, 0.05))
+
+    def test_so_it_is_where_the_split_has_two(self, root: Path, ask: Ask) -> None:
+        paint_class(root / "train" / "a", range(4))
+        paint_class(root / "test" / "a", range(4))
+        with pytest.raises(DataError, match="2 for training, 0 for validation of 2 images"):
+            ask(limit=2, split=(0.95, 0.05))
 
     def test_image_size_scales_the_shorter_side_and_cuts_the_centre(self, root: Path, ask: Ask) -> None:
         wide = np.zeros((8, 24, 3), dtype=np.uint8)
@@ -209,7 +224,7 @@ class TestShapes:
         facts = DATASETS["shapes"]
         parts = load(DataRequest("shapes", split="official"), cache)
         assert (len(parts.train), len(parts.test)) == (facts.train_images, facts.test_images)
-        assert parts.input_shape == (facts.channels, facts.image_size, facts.image_size)
+        assert parts.input_shape == facts.input_shape
         assert len(parts.classes) == facts.classes
 
     def test_they_are_drawn_once(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,50 +233,30 @@ class TestShapes:
         assert len(load(DataRequest("shapes"), cache).train) == 4000
 
 
-class TestCifar:
-    def test_images_and_labels_are_torchvisions(self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write_cifar10(root / "cifar-10-batches-py", monkeypatch)
-        parts = load(DataRequest("cifar10", root, split="official"), cache)
-        assert (len(parts.train), len(parts.test)) == (10, 2)
-        assert parts.classes == ("even", "odd")
-        assert parts.input_shape == (3, 32, 32)
-        for image, label in zip(parts.train.images, parts.train.labels, strict=True):
-            number = image[0, 0, 0]
-            assert label == number % 2
-            np.testing.assert_array_equal(image, cifar_image(number))
+class TestSpirals:
+    def test_they_are_what_the_catalog_says(self, cache: Path) -> None:
+        facts = DATASETS["spirals"]
+        parts = load(DataRequest("spirals", split="official"), cache)
+        assert (len(parts.train), len(parts.test)) == (facts.train_images, facts.test_images)
+        assert parts.input_shape == facts.input_shape
+        assert len(parts.classes) == facts.classes
 
-    def test_once_cached_its_files_are_not_needed(
-        self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        write_cifar10(root / "cifar-10-batches-py", monkeypatch)
-        load(DataRequest("cifar10", root, split=HALVES), cache)
-        assert len(load(DataRequest("cifar10", root / "elsewhere", split=HALVES), cache).train) == 5
+    def test_they_are_the_points_of_seed_42_in_another_order(self, cache: Path) -> None:
+        points, labels = spirals.draw(500, 42)
+        train = load(DataRequest("spirals", split="official"), cache).train
+        assert train.images.dtype == np.float32
+        drawn, loaded = (np.column_stack([xy, label]) for xy, label in ((points, labels), (train.images, train.labels)))
+        np.testing.assert_array_equal(np.unique(loaded, axis=0), np.unique(drawn, axis=0))
 
-    @pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
-    def test_without_files_or_network_the_folder_to_fill_is_named(
-        self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
-    ) -> None:
-        def unreachable(*_: object, **__: object) -> None:
-            raise urllib.error.URLError(socket.gaierror(-3, "Temporary failure in name resolution"))
+    def test_no_test_point_is_a_training_point(self, cache: Path) -> None:
+        parts = load(DataRequest("spirals", split="official"), cache)
+        both = np.concatenate([parts.train.images, parts.test.images])
+        assert len(np.unique(both, axis=0)) == len(both)
 
-        monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-        with pytest.raises(MissingDataError, match=f"^{root}/{folder}: .*unpack https://.* into {root}$"):
-            load(DataRequest(name, root), cache)
-
-    def test_a_resolver_that_never_answers_is_not_waited_for(
-        self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        test_over = threading.Event()
-
-        def hang(*_: object, **__: object) -> None:
-            test_over.wait(60)
-            raise urllib.error.URLError("too late")
-
-        monkeypatch.setattr(urllib.request, "urlopen", hang)
-        monkeypatch.setattr(cifar, "CONNECT_S", 0.05)
-        with pytest.raises(MissingDataError, match=r"no answer in 0\.05 s"):
-            load(DataRequest("cifar10", root), cache)
-        test_over.set()
+    def test_fractions_divide_them_evenly_between_the_classes(self, cache: Path) -> None:
+        parts = load(DataRequest("spirals"), cache)
+        every = (parts.train, parts.validation, parts.test)
+        assert [np.bincount(part.labels).tolist() for part in every] == [[400, 400], [50, 50], [50, 50]]
 
 
 class TestRefusals:
@@ -274,32 +269,9 @@ class TestRefusals:
             load(DataRequest("imagefolder"), cache)
 
     def test_only_image_folders_are_resized(self, cache: Path) -> None:
-        with pytest.raises(DataError, match="shapes: image_size is for imagefolder; these images are 32"):
+        with pytest.raises(DataError, match="shapes: image_size is for imagefolder; these are images of 32 pixels"):
             load(DataRequest("shapes", image_size=64), cache)
 
-
-def cifar_image(number: int) -> npt.NDArray[np.uint8]:
-    """(3, 32, 32), every pixel different from its neighbours, the first `number`."""
-    return ((np.arange(3 * 32 * 32) + number) % 256).astype(np.uint8).reshape(3, 32, 32)
-
-
-def write_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files in CIFAR-10's format, two images each, and their check sums made known to torchvision."""
-    from torchvision.datasets import CIFAR10
-
-    folder.mkdir(parents=True)
-
-    def write(name: str, content: object) -> list[str]:
-        data = pickle.dumps(content)
-        (folder / name).write_bytes(data)
-        return [name, hashlib.md5(data).hexdigest()]
-
-    def batch(first: int) -> dict[str, object]:
-        images = np.stack([cifar_image(number).ravel() for number in (first, first + 1)])
-        return {"data": images, "labels": [first % 2, (first + 1) % 2]}
-
-    train = [write(f"data_batch_{i}", batch(2 * i)) for i in range(1, 6)]
-    monkeypatch.setattr(CIFAR10, "train_list", train)
-    monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", batch(40))])
-    name, md5 = write("batches.meta", {"label_names": ["even", "odd"]})
-    monkeypatch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5})
+    def test_points_have_no_size(self, cache: Path) -> None:
+        with pytest.raises(DataError, match="spirals: image_size is for imagefolder; these are points"):
+            load(DataRequest("spirals", image_size=2), cache)

@@ -14,14 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from augment.datasets import Part
-from augment.resident import (
-    ResidentSet,
-    channel_statistics,
-    epoch_order,
-    seeded,
-    steps_per_epoch,
-    stream_seed,
-)
+from augment.resident import ResidentSet, epoch_order, seeded, steps_per_epoch, stream_seed
 
 torch.set_num_threads(1)
 
@@ -38,6 +31,11 @@ def numbered(count: int) -> Part:
     """Images of 1×2×2 pixels, each labelled with its number and filled with it, modulo 256."""
     numbers = np.arange(count, dtype=np.int64)
     return Part(np.broadcast_to((numbers % 256).astype(np.uint8)[:, None, None, None], (count, 1, 2, 2)), numbers)
+
+
+def scattered(count: int) -> Part:
+    """Points in the plane, each labelled with its number."""
+    return Part(np.random.RandomState(0).normal(size=(count, 2)).astype(np.float32), np.arange(count, dtype=np.int64))
 
 
 def resident(count: int) -> ResidentSet:
@@ -251,27 +249,32 @@ class TestEvaluationBatches:
         torch.testing.assert_close(batches[2][0][:, 0, 0, 0], torch.tensor([8.0, 9.0]))
 
 
-class TestChannelStatistics:
-    def test_they_are_exact(self) -> None:
-        images = np.random.RandomState(0).randint(0, 256, (3000, 3, 4, 4)).astype(np.uint8)
-        images[:, 1] //= 9
-        mean, std = channel_statistics(images)
-        unit = images.astype(np.float64) / 255
-        assert mean.tolist() == pytest.approx(unit.mean(axis=(0, 2, 3)), rel=1e-7)
-        assert std.tolist() == pytest.approx(unit.std(axis=(0, 2, 3)), rel=1e-7)
+class TestPoints:
+    def test_both_kinds_of_batches_are_normalised_by_coordinate(self) -> None:
+        points = scattered(6)
+        mean, std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])
+        data = ResidentSet.of(points, CPU, mean, std)
+        for batch, labels in [*epoch(data), *data.evaluation_batches(4)]:
+            torch.testing.assert_close(batch, (torch.from_numpy(points.images)[labels] - mean) / std)
 
-    def test_they_normalise_the_data_they_are_of(self) -> None:
-        images = np.random.RandomState(0).randint(0, 200, (50, 3, 4, 4)).astype(np.uint8)
-        data = ResidentSet.of(Part(images, np.zeros(50, np.int64)), CPU, *channel_statistics(images))
-        ((pixels, _),) = data.evaluation_batches(50)
-        torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-        torch.testing.assert_close(pixels.std((0, 2, 3), correction=0), torch.ones(3))
+    def test_with_mean_0_and_deviation_1_they_are_what_they_were_to_the_bit(self) -> None:
+        points = scattered(6)
+        data = ResidentSet.of(points, CPU, torch.zeros(2), torch.ones(2))
+        for batch, labels in [*epoch(data), *data.evaluation_batches(4)]:
+            assert torch.equal(batch, torch.from_numpy(points.images)[labels])
 
-    def test_a_constant_channel_can_be_divided_by(self) -> None:
-        images = np.full((5, 2, 4, 4), 51, dtype=np.uint8)
-        mean, std = channel_statistics(images)
-        assert mean.tolist() == pytest.approx([0.2, 0.2])
-        assert std.tolist() == [1, 1]
+    @pytest.mark.parametrize("count", [3, 10])
+    def test_what_is_resident_is_not_changed(self, count: int) -> None:
+        """Whether or not one batch is the whole of it."""
+        data = ResidentSet.of(scattered(count), CPU, torch.ones(2), torch.full((2,), 2.0))
+        before = data.images.clone()
+        epoch(data)
+        list(data.evaluation_batches(4))
+        assert torch.equal(data.images, before)
+
+    def test_a_resumed_epoch_yields_the_bits_of_an_uninterrupted_one(self) -> None:
+        data = ResidentSet.of(scattered(20), CPU, torch.zeros(2), torch.ones(2))
+        assert same(epoch(data, first_step=3), epoch(data)[3:])
 
 
 def test_a_memory_mapped_part_can_be_resident(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from torch import nn
 
 from augment import shapes
 from augment.datasets import Part
-from augment.resident import ResidentSet, channel_statistics
+from augment.resident import ResidentSet
+from augment.scaling import scaling
 
 Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
@@ -92,9 +93,9 @@ def test_a_small_convolutional_network_learns_them_within_20_000_images() -> Non
     torch.manual_seed(0)
     torch.set_num_threads(1)
     images, labels = shapes.draw(5000, seed=0)
-    mean, std = channel_statistics(images[:4000])
+    mean, std = scaling(images[:4000])
     train, test = (
-        ResidentSet(Part(images[part], labels[part]), torch.device("cpu"), mean, std)
+        ResidentSet.of(Part(images[part], labels[part]), torch.device("cpu"), mean, std)
         for part in (slice(4000), slice(4000, None))
     )
     network = small_network()

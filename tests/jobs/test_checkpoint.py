@@ -22,11 +22,11 @@ from jobs.spec import Adam, AdamW, Cosine, JobSpec, ModelSpec, Optimizer, Resour
 SPEC = JobSpec(name="one", model=ModelSpec(name="resv1"))
 OPTIMIZERS: list[Optimizer] = [Sgd(), Adam(), AdamW()]
 POSITION = Position(
-    schedule=ScheduleState(epoch=3, scale=0.3, best_loss=0.1 + 0.2, bad_epochs=2),
+    schedule=ScheduleState(scale=0.3, best_loss=0.1 + 0.2, bad_evaluations=2),
     step=14,
-    step_in_epoch=2,
+    images=96,
     elapsed_s=12.3,
-    best=Best(epoch=2, validation_accuracy=2 / 3, train_accuracy=1 / 3),
+    best=Best(epoch=2, step=8, validation_accuracy=2 / 3, train_accuracy=1 / 3),
 )
 
 
@@ -48,10 +48,10 @@ class Training:
         self.totals += loss.detach()
 
     def save(self, path: Path, spec: JobSpec = SPEC, position: Position = POSITION) -> None:
-        save_checkpoint(path, spec, self.network, self.optimizer, self.totals, position)
+        save_checkpoint(path, spec, self.network, self.optimizer, {"totals": self.totals}, position)
 
     def load(self, path: Path, spec: JobSpec = SPEC) -> Position:
-        return load_checkpoint(path, spec, self.network, self.optimizer, self.totals)
+        return load_checkpoint(path, spec, self.network, self.optimizer, {"totals": self.totals})
 
     def state(self) -> Any:
         return [self.network.state_dict(), self.optimizer.state_dict(), self.totals]

@@ -16,8 +16,8 @@ from jobs.run_dir import (
     Peak,
     Progress,
     RunDir,
-    append_metrics,
-    drop_metrics_after,
+    append_line,
+    drop_lines_after,
     make_private_folder,
     read_metrics,
     read_record,
@@ -60,7 +60,7 @@ def metrics(tmp_path: Path) -> Path:
     """metrics.jsonl with three epochs."""
     path = tmp_path / "metrics.jsonl"
     for epoch in (1, 2, 3):
-        append_metrics(path, line(epoch))
+        append_line(path, line(epoch))
     return path
 
 
@@ -118,7 +118,7 @@ class TestPrivacy:
         files = RunDir(tmp_path / "runs" / "7")
         files.create(SPEC)
         write_record(files.attempt(1).peak, Peak(peak_bytes=1))
-        append_metrics(files.metrics, line(1))
+        append_line(files.metrics, line(1))
         made = [tmp_path / "runs", *(tmp_path / "runs").rglob("*")]
         assert {mode(path) for path in made if path.is_dir()} == {0o700}
         assert {mode(path) for path in made if path.is_file()} == {0o600}
@@ -164,7 +164,7 @@ class TestRecords:
             b'{"parameters": 3',
             b"[]",
             b"null",
-            b'{"parameters": "3", "resumed_from_step": 0}',
+            b'{"parameters": "3", "resumed_from_step": 0, "steps": 9}',
             b'{"parameters": 3}',
             b'{"\xff": 1}',
             b'{"other": ' + b"[" * 100_000,
@@ -182,8 +182,8 @@ class TestMetrics:
     def test_lines_read_back_in_order(self, metrics: Path) -> None:
         assert read_metrics(metrics) == [line(1), line(2), line(3)]
 
-    def test_only_lines_after_an_epoch_are_read(self, metrics: Path) -> None:
-        assert read_metrics(metrics, after_epoch=2) == [line(3)]
+    def test_only_lines_after_a_step_are_read(self, metrics: Path) -> None:
+        assert read_metrics(metrics, after_step=line(2).step) == [line(3)]
 
     def test_no_file_has_no_lines(self, tmp_path: Path) -> None:
         assert read_metrics(tmp_path / "metrics.jsonl") == []
@@ -201,16 +201,16 @@ class TestMetrics:
         assert read_metrics(metrics) == [line(1), line(2), line(3)]
 
     def test_epochs_that_are_to_be_repeated_are_dropped(self, metrics: Path) -> None:
-        drop_metrics_after(metrics, 1)
+        drop_lines_after(metrics, Metrics, line(1).step)
         assert read_metrics(metrics) == [line(1)]
 
     def test_dropping_repairs_the_end_so_that_the_next_line_is_whole(self, metrics: Path) -> None:
         with metrics.open("ab") as file:
             file.write(b'{"epoch": 4, "ste')
-        drop_metrics_after(metrics, 3)
-        append_metrics(metrics, line(4))
+        drop_lines_after(metrics, Metrics, line(3).step)
+        append_line(metrics, line(4))
         assert read_metrics(metrics) == [line(1), line(2), line(3), line(4)]
 
     def test_dropping_where_there_is_no_file_makes_none(self, tmp_path: Path) -> None:
-        drop_metrics_after(tmp_path / "metrics.jsonl", 0)
+        drop_lines_after(tmp_path / "metrics.jsonl", Metrics, 0)
         assert not (tmp_path / "metrics.jsonl").exists()

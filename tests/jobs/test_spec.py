@@ -24,6 +24,7 @@ from jobs.spec import (
     decode,
     encode,
 )
+from jobs.units import Interval
 
 PROPERTY = settings(deadline=None, max_examples=100, derandomize=True)
 
@@ -115,7 +116,8 @@ def test_what_no_single_type_can_say_is_refused_by_the_record(
 def test_sizes_and_durations_are_numbers_inside() -> None:
     assert ResourcesSpec(memory="1.5 GiB").memory_bytes == 3 * 2**29
     assert ResourcesSpec().memory_bytes is None
-    assert TrainSpec(checkpoint_every="90m").checkpoint_every_s == 5400
+    assert TrainSpec(checkpoint_every="90m").checkpoint_interval == Interval(seconds=5400)
+    assert TrainSpec(checkpoint_every="5 epochs").checkpoint_interval == Interval(epochs=5)
 
 
 def test_drawn_data_has_no_root() -> None:

@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jobs import schedule
 from jobs.errors import CheckpointError, TrainingError
-from jobs.run_dir import Metrics, Progress, Result, RunDir, read_metrics, read_record
+from jobs.run_dir import FlowLine, Metrics, Progress, Result, RunDir, read_lines, read_metrics, read_record
 from jobs.schedule import ScheduleState
-from jobs.spec import Adam, AdamW, Cosine, JobSpec, Optimizer, Plateau, Sgd
+from jobs.spec import Adam, AdamW, Cosine, DiagnosticsSpec, JobSpec, Optimizer, Plateau, Sgd
 from jobs.train import StopRequested
 
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(), "adam": Adam(), "adamw": AdamW()}
@@ -95,7 +95,9 @@ class TestResume:
         train(recipe("sgd"), tmp_path, cache_dir)
         assert_same(RunDir(tmp_path), uninterrupted("sgd")[0])
 
-    @pytest.mark.parametrize("every", ["0s", "1h"], ids=["from the last epoch", "from the beginning"])
+    @pytest.mark.parametrize(
+        "every", ["0s", "1 epoch", "1h"], ids=["from the last step", "from the last epoch", "from the beginning"]
+    )
     def test_killed_and_resumed_equals_uninterrupted(
         self, tmp_path: Path, cache_dir: Path, recipe: Recipe, uninterrupted: Any, every: str
     ) -> None:
@@ -122,7 +124,7 @@ class TestResume:
                 attempt.run()
             progress = read_record(RunDir(tmp_path).attempt(1).progress, Progress)
             parameters = sum(parameter.numel() for parameter in attempt.network.parameters())
-            assert progress == Progress(parameters=parameters, resumed_from_step=expected)
+            assert progress == Progress(parameters=parameters, resumed_from_step=expected, steps=3 * STEPS)
 
     def test_a_checkpoint_of_another_job_is_refused(self, tmp_path: Path, cache_dir: Path) -> None:
         train(job(epochs=1), tmp_path, cache_dir)
@@ -145,6 +147,97 @@ def killing(steps: int) -> Callable[[], bool]:
     return should_stop
 
 
+class TestIterations:
+    """Training counted in iterations: evaluated every so many, across epochs, and ended in the middle of one."""
+
+    SPEC = job(iterations=3 * STEPS - 1, evaluate_every=3, schedule=Cosine(), augment="easy")
+
+    def test_a_line_comes_every_so_many_iterations_and_at_the_end(self, tmp_path: Path, cache_dir: Path) -> None:
+        train(self.SPEC, tmp_path, cache_dir)
+        lines = read_metrics(RunDir(tmp_path).metrics)
+        assert [(line.step, line.epoch) for line in lines] == [(3, 1), (6, 2), (9, 3), (11, 3)]
+
+    def test_a_line_counts_the_images_since_the_line_before(self, tmp_path: Path, cache_dir: Path) -> None:
+        train(self.SPEC, tmp_path, cache_dir)
+        images = [3 * BATCH, 160 - 3 * BATCH + 2 * BATCH, BATCH + 160 - 3 * BATCH + BATCH, 2 * BATCH]
+        for line, count in zip(read_metrics(RunDir(tmp_path).metrics), images, strict=True):
+            assert line.train_accuracy * count == pytest.approx(round(line.train_accuracy * count), abs=1e-9)
+            assert 0 < line.train_loss < 10
+
+    def test_how_often_it_is_evaluated_changes_no_weight(self, tmp_path: Path, cache_dir: Path) -> None:
+        weights = []
+        for every in (3, None):
+            folder = tmp_path / str(every)
+            one = trainer(job_with(self.SPEC, evaluate_every=every), folder, cache_dir)
+            one.run()
+            weights.append(saved(RunDir(folder).last_checkpoint)["network"])
+        assert identical(*weights)
+
+    @pytest.mark.parametrize("steps", range(1, 11))
+    def test_stopped_and_resumed_equals_uninterrupted(self, tmp_path: Path, cache_dir: Path, steps: int) -> None:
+        reference = tmp_path / "reference"
+        expected = train(self.SPEC, reference, cache_dir)
+        with pytest.raises(StopRequested):
+            trainer(self.SPEC, tmp_path, cache_dir, after(steps)).run()
+        assert train(self.SPEC, tmp_path, cache_dir) == expected
+        assert_same(RunDir(tmp_path), RunDir(reference))
+
+    def test_epochs_and_as_many_iterations_train_alike(self, tmp_path: Path, cache_dir: Path) -> None:
+        by_epochs, by_iterations = tmp_path / "epochs", tmp_path / "iterations"
+        train(job(epochs=3), by_epochs, cache_dir)
+        train(job(iterations=3 * STEPS), by_iterations, cache_dir)
+        assert learned(RunDir(by_epochs)) == learned(RunDir(by_iterations))
+
+
+class TestCheckpoints:
+    def test_a_long_epoch_is_not_lost(self, tmp_path: Path, cache_dir: Path) -> None:
+        """One comes by time in the middle of an epoch: the test's clock ticks once a step."""
+        with pytest.raises(Killed):
+            trainer(job(checkpoint_every="2s"), tmp_path, cache_dir, killing(STEPS - 1)).run()
+        assert 0 < saved(RunDir(tmp_path).last_checkpoint)["position"]["step"] < STEPS
+
+    def test_one_comes_by_epochs(self, tmp_path: Path, cache_dir: Path) -> None:
+        with pytest.raises(Killed):
+            trainer(job(epochs=4, checkpoint_every="2 epochs"), tmp_path, cache_dir, killing(4 * STEPS - 1)).run()
+        assert saved(RunDir(tmp_path).last_checkpoint)["position"]["step"] == 2 * STEPS
+
+    def test_none_is_written_of_weights_that_are_no_numbers(
+        self, tmp_path: Path, cache_dir: Path, user_file: Path
+    ) -> None:
+        """The loss that went wrong is noticed when the checkpoint is due, not only at the epoch's end."""
+        spec = user_job(user_file, "Diverging", options={"step": 2}, checkpoint_every="0s")
+        with pytest.raises(TrainingError, match="step 1"):
+            train(spec, tmp_path, cache_dir)
+        assert saved(RunDir(tmp_path).last_checkpoint)["position"]["step"] == 1
+
+
+class TestGradientFlow:
+    SPEC = job(epochs=2, diagnostics=DiagnosticsSpec(gradient_flow=True))
+
+    def test_there_is_a_line_an_evaluation_with_every_weight(self, tmp_path: Path, cache_dir: Path) -> None:
+        one = trainer(self.SPEC, tmp_path, cache_dir)
+        one.run()
+        lines = read_lines(RunDir(tmp_path).gradient_flow, FlowLine)
+        weights = [name for name, parameter in one.network.named_parameters() if parameter.ndim > 1]
+        assert [(line.epoch, line.step) for line in lines] == [(1, STEPS), (2, 2 * STEPS)]
+        assert [list(line.mean_absolute) for line in lines] == [weights, weights]
+        assert all(value > 0 for line in lines for value in line.mean_absolute.values())
+
+    def test_it_changes_nothing_of_the_training(self, tmp_path: Path, cache_dir: Path) -> None:
+        plain = replace(self.SPEC, diagnostics=DiagnosticsSpec())
+        for name, spec in (("flow", self.SPEC), ("plain", plain)):
+            train(spec, tmp_path / name, cache_dir)
+        assert learned(RunDir(tmp_path / "flow")) == learned(RunDir(tmp_path / "plain"))
+
+    def test_it_survives_a_stop_in_the_middle_of_an_epoch(self, tmp_path: Path, cache_dir: Path) -> None:
+        train(self.SPEC, tmp_path / "reference", cache_dir)
+        with pytest.raises(StopRequested):
+            trainer(self.SPEC, tmp_path, cache_dir, after(STEPS + 2)).run()
+        train(self.SPEC, tmp_path, cache_dir)
+        expected = RunDir(tmp_path / "reference").gradient_flow.read_text()
+        assert RunDir(tmp_path).gradient_flow.read_text() == expected
+
+
 def job_with(spec: JobSpec, **changes: Any) -> JobSpec:
     return replace(spec, train=replace(spec.train, **changes))
 
@@ -152,7 +245,7 @@ def job_with(spec: JobSpec, **changes: Any) -> JobSpec:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> tuple[JobSpec, RunDir, Result]:
     """A job of four epochs that ran through: its spec, its run directory and its result."""
-    spec = job(epochs=4, schedule=Cosine(warmup_epochs=2))
+    spec = job(epochs=4, schedule=Cosine(warmup_epochs=2), checkpoint_every="1 epoch")
     folder = tmp_path_factory.mktemp("run")
     return spec, RunDir(folder), train(spec, folder, cache_dir)
 
@@ -174,16 +267,10 @@ class TestMetrics:
 
     def test_the_rate_is_the_schedule_s_at_the_epoch_s_last_step(self, run: tuple[JobSpec, RunDir, Result]) -> None:
         spec, files, _ = run
+        length = schedule.length(spec.train, STEPS)
         expected = [
-            schedule.rate(
-                spec.schedule,
-                spec.optimizer.lr,
-                ScheduleState(epoch=epoch),
-                epochs=4,
-                step=STEPS - 1,
-                steps_per_epoch=STEPS,
-            )
-            for epoch in range(4)
+            schedule.rate(spec.schedule, spec.optimizer.lr, ScheduleState(), length, epoch * STEPS - 1)
+            for epoch in (1, 2, 3, 4)
         ]
         assert [line.lr for line in read_metrics(files.metrics)] == expected
 
@@ -195,9 +282,10 @@ class TestMetrics:
         _, files, result = run
         lines = read_metrics(files.metrics)
         accuracies = [line.validation_accuracy for line in lines]
-        assert result.epochs == 4
+        assert (result.epochs, result.steps) == (4, 4 * STEPS)
         assert result.best_validation_accuracy == max(accuracies)
         assert result.best_epoch == accuracies.index(max(accuracies)) + 1
+        assert result.best_step == result.best_epoch * STEPS
         assert result.best_train_accuracy == max(line.train_accuracy for line in lines)
         assert not result.stopped_early
 
@@ -248,7 +336,7 @@ class TestEnds:
         with pytest.raises(TrainingError):
             train(spec, tmp_path, cache_dir)
         state = saved(RunDir(tmp_path).last_checkpoint)
-        assert state["position"]["step"] == STEPS
+        assert state["position"]["step"] == STEPS + 1
         assert all(weight.isfinite().all() for weight in state["network"].values())
 
     def test_images_held_out_must_have_a_loss_too(self, tmp_path: Path, cache_dir: Path, user_file: Path) -> None:
@@ -309,5 +397,5 @@ def test_what_is_counted_as_a_read_is_one(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_official_test_part_is_on_the_device_once_though_it_serves_twice(tmp_path: Path, cache_dir: Path) -> None:
     official = job(split="official")
     made = trainer(official, tmp_path, cache_dir)
-    assert made.test_set is made.validation_set
-    assert len(made.test_set) == 1000
+    assert made.data.test is made.data.validation
+    assert len(made.data.test) == 1000

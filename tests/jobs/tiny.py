@@ -176,7 +176,7 @@ def job(model: str = "baseline-130k", options: dict[str, Any] | None = None, **c
         "name": "tiny",
         "model": ModelSpec(name=model, options=options if options is not None else {"width": 4}),
         "data": DataSpec(name="shapes", **{"limit": IMAGES, "augment": "none", "chunk_size": CHUNK, **data}),
-        "train": TrainSpec(**{"epochs": 3, "batch_size": BATCH, **train}),
+        "train": TrainSpec(**{**({} if "iterations" in train else {"epochs": 3}), "batch_size": BATCH, **train}),
         "schedule": Constant(),
     }
     return JobSpec(**(defaults | changes))

@@ -47,6 +47,11 @@ def test_a_misspelt_family_suggests_a_studied_depth(file: Path) -> None:
         ('name = "resnet-20"\nwidht = 8', 'model.widht: unknown key; did you mean "width"?'),
         ('name = "vgg38"\ndown_skip = "max"', 'model.down_skip: unknown value "max"; allowed: none, conv, pool'),
         ('name = "vgg38"\nbn = 1', "model.bn: expected bool, got int"),
+        (
+            'name = "mlp"\nactivation = "tanh"',
+            'model.activation: unknown value "tanh"; allowed: relu, leaky_relu, prelu, elu, gelu, silu, sigmoid',
+        ),
+        ('name = "mlp"\ndepth = 0', "model.depth must be at least 1, got 0"),
         ('name = "resnet-20"\n[matrix]\n"model.widht" = [8]', 'matrix."model.widht": names no key of a job; did you'),
     ],
 )

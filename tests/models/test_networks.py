@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.blocks import Block, Bottleneck, Branch, Chain, Highway, Residual
 from models.errors import ModelError
 from models.macs import block_macs, count_parameters
-from models.registry import NETWORKS, build, find
+from models.options import StageOptions
+from models.registry import NETWORKS, build
 
 IMAGE = (3, 32, 32)
 PARAMETERS = {
@@ -38,17 +39,19 @@ PARAMETERS = {
     "vgg08": 56_682,
     "vgg38": 333_162,
     "cnn": 654_346,
+    "mlp": 64_610,
+    "mlp-plain": 65_870,
+    "mlp-residual": 65_870,
     "resnet-20": 269_722,
     "plainnet-20": 269_722,
 }
 EVERY = [*NETWORKS, "resnet-20", "plainnet-20"]
-PLAN = [name for name in NETWORKS if "blocks" in NETWORKS[name].options.__struct_fields__]
+PLAN = [name for name in NETWORKS if issubclass(NETWORKS[name].options, StageOptions)]
 
 
 def small(name: str) -> dict[str, object]:
     """Options for the smallest useful network of this name."""
-    has_blocks = "blocks" in find(name).options.__struct_fields__
-    return {"width": 8, "blocks": [1, 1, 1, 1]} if has_blocks else {"width": 8}
+    return {"width": 8, "blocks": [1, 1, 1, 1]} if name in PLAN else {"width": 8}
 
 
 def on_meta(name: str, options: dict[str, object] | None = None) -> nn.Module:

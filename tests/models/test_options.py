@@ -17,7 +17,8 @@ def test_the_studies_networks_are_registered() -> None:
     branches = ["bv1", "bv2", "bnv1", "bnv2"]
     block_study = [*baselines, "resv1", "bn4", "bn8", "deb", "hwyv1", "hwyv2", *branches]
     from_alexnet = ["alexnet", "vggnet", "vggnet-bn", "deep-vggnet-bn", "resnet", "resnet-deeper"]
-    assert list(NETWORKS) == [*block_study, *from_alexnet, "vgg08", "vgg38", "cnn"]
+    perceptrons = ["mlp", "mlp-plain", "mlp-residual"]
+    assert list(NETWORKS) == [*block_study, *from_alexnet, "vgg08", "vgg38", "cnn", *perceptrons]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -55,6 +56,9 @@ def test_the_defaults_are_the_studys() -> None:
         "vgg08": vgg,
         "vgg38": vgg,
         "cnn": {"width": 32},
+        "mlp": {"width": 20, "depth": 8, "activation": "relu", "initialisation": "auto"},
+        "mlp-plain": {"width": 20, "blocks": 5},
+        "mlp-residual": {"width": 20, "blocks": 5, "initialisation": "kaiming"},
     }
 
 

@@ -30,6 +30,8 @@ from scheduler.tracing import Failed
 RESULT = Result(
     epochs=10,
     best_epoch=9,
+    steps=1000,
+    best_step=900,
     best_train_accuracy=0.99,
     best_validation_accuracy=0.91,
     test_loss=0.4,
@@ -165,7 +167,7 @@ class Bench:
         return self.engine.launches[self.files(job_id).folder]
 
     def begin(self, job_id: int, step: int = 0) -> None:
-        write_record(self.files(job_id).progress, Progress(parameters=1000, resumed_from_step=step))
+        write_record(self.files(job_id).progress, Progress(parameters=1000, resumed_from_step=step, steps=1000))
 
     def end(self, job_id: int, **record: object) -> None:
         """Let the attempt end so; a worker that succeeds has left its result before."""

@@ -8,6 +8,7 @@ from scheduler.records import Attempt, Origin
 from scheduler.states import Outcome
 
 MiB = 1 << 20
+STEPS = 100  # of an epoch
 GiB = 1 << 30
 NOON = "2026-11-21T12:00:00Z"
 ORIGIN = Origin(directory="/home/me/study", git_commit="c0ffee", git_dirty=False)
@@ -58,7 +59,7 @@ def metrics(epoch: int, *, accuracy: float = 0.5, elapsed_s: float | None = None
     """The line of an epoch; an epoch takes ten seconds unless `elapsed_s` says otherwise."""
     return Metrics(
         epoch=epoch,
-        step=100 * epoch,
+        step=STEPS * epoch,
         lr=0.05,
         train_loss=1.0,
         train_accuracy=0.5,

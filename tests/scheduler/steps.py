@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from builders import ORIGIN, MiB, spec
 
+from jobs.run_dir import Progress
 from scheduler.states import Outcome
 from scheduler.store import Store
 
@@ -24,7 +25,7 @@ class Queue:
 
     def running(self) -> int:
         job_id = self.placed()
-        self.store.mark_running(job_id, 1, start_step=0, parameters=1000)
+        self.store.mark_running(job_id, 1, Progress(parameters=1000, resumed_from_step=0, steps=20_000))
         return job_id
 
     def finished(self, outcome: Outcome = Outcome.FAILED) -> int:

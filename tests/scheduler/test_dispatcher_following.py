@@ -2,15 +2,16 @@
 
 import pytest
 from bench import Bench
-from builders import MiB, ended, metrics
+from builders import STEPS, MiB, ended, metrics
 
 from jobs.run_dir import (
     ExitCode,
     Failure,
     KilledFor,
+    Metrics,
     Peak,
-    append_metrics,
-    drop_metrics_after,
+    append_line,
+    drop_lines_after,
     write_record,
 )
 from scheduler.states import Outcome, State
@@ -32,10 +33,11 @@ def test_epochs_become_progress(bench: Bench) -> None:
     job_id = bench.started(epochs=10)
     bench.begin(job_id)
     for epoch, accuracy in [(1, 0.5), (2, 0.7), (3, 0.6)]:
-        append_metrics(bench.home.run_dir(job_id).metrics, metrics(epoch, accuracy=accuracy, peak_bytes=epoch * MiB))
+        append_line(bench.home.run_dir(job_id).metrics, metrics(epoch, accuracy=accuracy, peak_bytes=epoch * MiB))
         bench.tick()
     job = bench.job(job_id)
     assert (job.epoch, job.best_validation_accuracy, job.elapsed_s, job.eta_s) == (3, 0.7, 30.0, 70.0)
+    assert (job.step, job.steps) == (300, 1000)
     assert bench.attempt(job_id).peak_bytes == 3 * MiB
 
 
@@ -43,8 +45,8 @@ def test_half_a_line_of_metrics_waits_for_its_other_half(bench: Bench) -> None:
     job_id = bench.started()
     bench.begin(job_id)
     path = bench.home.run_dir(job_id).metrics
-    append_metrics(path, metrics(1))
-    append_metrics(path, metrics(2))
+    append_line(path, metrics(1))
+    append_line(path, metrics(2))
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     bench.tick()
@@ -59,12 +61,12 @@ def test_a_resumed_attempt_goes_back_to_its_checkpoint(bench: Bench) -> None:
     bench.begin(job_id)
     path = bench.home.run_dir(job_id).metrics
     for epoch in (1, 2, 3):
-        append_metrics(path, metrics(epoch, accuracy=epoch / 10))
+        append_line(path, metrics(epoch, accuracy=epoch / 10))
     bench.end(job_id, signal=9)
     bench.tick()
     bench.tick()
     assert bench.job(job_id).epoch == 3  # until it trains again, what it reached is what there is
-    drop_metrics_after(path, 1)
+    drop_lines_after(path, Metrics, STEPS)
     bench.begin(job_id, step=100)
     bench.tick()
     assert (bench.job(job_id).epoch, bench.job(job_id).best_validation_accuracy) == (1, 0.1)
@@ -75,12 +77,12 @@ def test_every_epoch_that_a_resumed_attempt_has_repeated_counts_anew(bench: Benc
     bench.begin(job_id)
     path = bench.home.run_dir(job_id).metrics
     for epoch, accuracy in [(1, 0.1), (2, 0.9), (3, 0.2)]:
-        append_metrics(path, metrics(epoch, accuracy=accuracy))
+        append_line(path, metrics(epoch, accuracy=accuracy))
     bench.end(job_id, signal=9)
     bench.tick()
-    drop_metrics_after(path, 1)
+    drop_lines_after(path, Metrics, STEPS)
     for epoch, accuracy in [(2, 0.3), (3, 0.2)]:
-        append_metrics(path, metrics(epoch, accuracy=accuracy))
+        append_line(path, metrics(epoch, accuracy=accuracy))
     bench.begin(job_id, step=100)
     bench.tick()
     assert bench.job(job_id).best_validation_accuracy == 0.3
@@ -89,7 +91,7 @@ def test_every_epoch_that_a_resumed_attempt_has_repeated_counts_anew(bench: Benc
 def test_what_a_worker_wrote_just_before_its_end_counts(bench: Bench) -> None:
     job_id = bench.started()
     bench.begin(job_id, step=200)
-    append_metrics(bench.home.run_dir(job_id).metrics, metrics(7))
+    append_line(bench.home.run_dir(job_id).metrics, metrics(7))
     bench.end(job_id, exit_code=ExitCode.SUCCEEDED)
     bench.tick()
     assert (bench.job(job_id).state, bench.job(job_id).epoch) == (State.FINISHED, 7)
@@ -216,9 +218,9 @@ def test_a_dispatcher_that_dies_between_reservation_and_start_loses_nothing(benc
 def test_another_dispatcher_adopts_what_runs(bench: Bench) -> None:
     job_id = bench.started()
     bench.begin(job_id)
-    append_metrics(bench.home.run_dir(job_id).metrics, metrics(1))
+    append_line(bench.home.run_dir(job_id).metrics, metrics(1))
     bench.tick()
-    append_metrics(bench.home.run_dir(job_id).metrics, metrics(2))
+    append_line(bench.home.run_dir(job_id).metrics, metrics(2))
     bench.dispatcher = bench.new_dispatcher()
     bench.tick()
     assert (bench.job(job_id).state, bench.job(job_id).epoch) == (State.RUNNING, 2)

@@ -27,7 +27,7 @@ def job(**fields: Any) -> JobReport:
     """A job that has just been queued, unless `fields` say otherwise."""
     values: dict[str, Any] = dict.fromkeys(JobReport.__struct_fields__)
     values |= {"id": 7, "name": "resv1-easy", "network": "resv1", "priority": 0, "state": "queued"}
-    values |= {"epoch": 0, "epochs": 200, "submitted_at": NOON, "run_dir": "/home/me/runs/7", "attempts": []}
+    values |= {"epoch": 0, "epochs": 200, "step": 0, "submitted_at": NOON, "run_dir": "/home/me/runs/7", "attempts": []}
     return JobReport(**(values | fields))
 
 
@@ -145,9 +145,13 @@ def test_brackets_in_names_and_reasons_are_no_markup() -> None:
     assert "[/bold] expected [0.8, 0.1, 0.1] :warning:" in text
 
 
+def test_training_counted_in_iterations_shows_them() -> None:
+    assert render.progress(job(epochs=None, step=6400, steps=64_000)) == "6400/64000 it"
+
+
 def test_details_tell_everything_about_a_job() -> None:
     text = shown(render.job_details(RUNNING, []))
-    for fact in ("7 resv1-easy", "12 of 200", "1.0 GiB (modelled)", "900 MiB", "/home/me/runs/7", "4300", "live"):
+    for fact in ("7 resv1-easy", "12/200 ep", "1.0 GiB (modelled)", "900 MiB", "/home/me/runs/7", "4300", "live"):
         assert fact in text
 
 

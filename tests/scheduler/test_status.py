@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from builders import NOON, ORIGIN, GiB, MiB, attempt, metrics, spec
 
+from jobs.run_dir import Progress
 from scheduler.device import CpuDevice, Snapshot
 from scheduler.device_view import DeviceView, write_view
 from scheduler.errors import DeviceUnreadableError, UnknownJobError
@@ -60,7 +61,7 @@ def run_one(store: Store) -> int:
     store.set_estimate(job_id, modelled({"all": 400 * MiB}, parameters=11_000_000))
     store.place(job_id, 460 * MiB, "like-this")
     store.set_pid(job_id, 1, 4300)
-    store.mark_running(job_id, 1, start_step=0, parameters=11_000_000)
+    store.mark_running(job_id, 1, Progress(parameters=11_000_000, resumed_from_step=0, steps=20_000))
     store.record_metrics(job_id, 1, [metrics(12, accuracy=0.81, peak_bytes=390 * MiB)], eta_s=5400.0)
     return job_id
 
@@ -93,6 +94,8 @@ def test_a_running_job_is_told_as_in_the_example(home: Home, store: Store) -> No
                 "reason": None,
                 "epoch": 12,
                 "epochs": 200,
+                "step": 1200,
+                "steps": 20_000,
                 "best_validation_accuracy": 0.81,
                 "test_accuracy": None,
                 "parameters": 11_000_000,

@@ -6,6 +6,7 @@ import pytest
 from builders import ORIGIN, MiB, spec
 from steps import Queue
 
+from jobs.run_dir import Progress
 from scheduler.errors import UnknownJobError
 from scheduler.home import Home
 from scheduler.process import own_identity
@@ -80,7 +81,9 @@ WAYS: dict[str, Callable[[Queue], int]] = {
 }
 VERBS: dict[str, Callable[[Store, int], object]] = {
     "place": lambda store, job_id: store.place(job_id, MiB, "like-this"),
-    "run": lambda store, job_id: store.mark_running(job_id, 1, start_step=0, parameters=1),
+    "run": lambda store, job_id: store.mark_running(
+        job_id, 1, Progress(parameters=1, resumed_from_step=0, steps=20_000)
+    ),
     "cancel": lambda store, job_id: store.cancel(job_id),
     "retry": lambda store, job_id: store.retry(job_id),
     "finish": lambda store, job_id: store.finish_queued(job_id, Outcome.FAILED, "cannot fit"),

@@ -153,7 +153,9 @@ def test_a_schema_of_the_future_is_refused_with_what_to_do(home: Home) -> None:
     database = sqlite3.connect(home.store)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     database.close()
-    with pytest.raises(StoreError, match=r"schema version 2, this gpuq knows 1; use the gpuq that wrote it"):
+    with pytest.raises(
+        StoreError, match=rf"version {SCHEMA_VERSION + 1}, this gpuq knows {SCHEMA_VERSION}; use the gpuq that wrote it"
+    ):
         Store(home.store)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from scratch import scratch_folder
 
+from jobs.run_dir import Progress
 from scheduler.records import Attempt, Job
 from scheduler.states import LIVE, TRANSITIONS, Outcome, State
 from scheduler.store import Store
@@ -64,7 +65,7 @@ class Queue(RuleBasedStateMachine):
     @rule(job=jobs, step=st.integers(0, 1000))
     def run(self, job: int, step: int) -> None:
         if (live := self.live_attempt(job)) is not None:
-            self.store.mark_running(job, live.number, start_step=step, parameters=1)
+            self.store.mark_running(job, live.number, Progress(parameters=1, resumed_from_step=step, steps=20_000))
 
     @rule(job=jobs, epoch=st.integers(1, 5))
     def progress(self, job: int, epoch: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 from builders import MiB, metrics
 from steps import Queue
 
+from jobs.run_dir import Progress
 from scheduler.estimate import declared, modelled
 from scheduler.process import Identity, own_identity
 from scheduler.records import Attempt
@@ -36,7 +37,7 @@ def test_an_ended_attempt_holds_nothing(queue: Queue, store: Store) -> None:
 
 def test_a_running_attempt_knows_where_it_began(queue: Queue, store: Store) -> None:
     job_id = queue.placed()
-    store.mark_running(job_id, 1, start_step=300, parameters=1000)
+    store.mark_running(job_id, 1, Progress(parameters=1000, resumed_from_step=300, steps=20_000))
     assert live(store).start_step == 300
     assert store.job(job_id).parameters == 1000
 

@@ -1,0 +1,1 @@
+"""What one batch tells about a network."""

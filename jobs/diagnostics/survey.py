@@ -1,0 +1,78 @@
+"""A loss landscape of real images, saved row by row, so that it goes on where it was stopped."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from msgspec.structs import asdict, replace
+from torch import nn
+
+from augment.resident import ResidentSet
+from jobs.diagnostics.landscape import Landscape, LandscapeSettings, explore
+from jobs.errors import GpuqError
+from jobs.evaluation import evaluate
+from jobs.run_dir import read_record, write_record
+
+
+def survey(
+    path: Path,
+    network: nn.Module,
+    part: ResidentSet,
+    settings: LandscapeSettings,
+    *,
+    images: int | None,
+    batch_size: int,
+    precision: str,
+    on_row: Callable[[Landscape], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Landscape:
+    """The landscape of a network over at most `images` of a part, kept in `path`.
+
+    `on_row` is told after each row, which is then saved, and may raise to stop. A file that holds some rows of the
+    same landscape is gone on with; of another one, it is replaced.
+    """
+    part = spread(part, images)
+    begun = Landscape(**asdict(settings), images=len(part))
+    found = known(path)
+    landscape = found if found is not None and same(found, begun) else begun
+    began, first = clock(), len(landscape.losses)
+
+    def loss() -> float:
+        return evaluate(network, part, batch_size, precision)[0]
+
+    with closing(explore(network, loss, settings, landscape.losses)) as rows:
+        for row in rows:
+            losses = [*landscape.losses, row]
+            speed = (len(losses) - first) * settings.grid / max(clock() - began, 1e-9)
+            landscape = replace(landscape, losses=losses, evaluations_per_s=speed)
+            write_record(path, landscape)
+            on_row(landscape)
+    return landscape
+
+
+def known(path: Path) -> Landscape | None:
+    """The landscape in a file; None if there is none. Raises GpuqError if the file holds anything else."""
+    try:
+        return read_record(path, Landscape)
+    except GpuqError as error:
+        raise GpuqError(f"{error}; remove the file to have it made anew") from error
+
+
+def same(one: Landscape, other: Landscape) -> bool:
+    """Whether two are, or become, one and the same."""
+    return replace(one, losses=[], evaluations_per_s=0.0) == replace(other, losses=[], evaluations_per_s=0.0)
+
+
+def spread(part: ResidentSet, images: int | None) -> ResidentSet:
+    """At most so many images, spread evenly: files are often in order of class."""
+    if images is None or images >= len(part):
+        return part
+    index = torch.linspace(0, len(part) - 1, images, dtype=torch.float64).round().long().to(part.labels.device)
+    return ResidentSet(part.images[index], part.labels[index], part.mean, part.std)
+
+
+def evaluation_batch_size(batch_size: int, device: torch.device) -> int:
+    """On a GPU larger batches than training's hide what an operation costs the host: nothing is kept for gradients."""
+    return max(batch_size, 1024) if device.type == "cuda" else batch_size
