@@ -8,22 +8,19 @@ from pathlib import Path
 import click
 
 from jobs.errors import GpuqError
-from scheduler.cli_types import JobIds, Memory, as_ranges, flatten
-from scheduler.home import Home, default_home
+from scheduler.cli_diagnostics import compare, plot, probe
+from scheduler.cli_options import (
+    current_home,
+    device_option,
+    files_argument,
+    ids_argument,
+    json_option,
+    memory_option,
+    print_json,
+)
+from scheduler.cli_types import JobIds, as_ranges, flatten
 
 EXIT_CTRL_C = 130
-
-files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-ids_argument = click.argument("ids", nargs=-1, required=True, type=JobIds(), metavar="ID...")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
-device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="DEVICE",
-    help="auto, cpu, cuda or cuda:INDEX; auto is the first GPU, else the CPU.",
-)
-memory_option = click.option("--memory", type=Memory(), help="The CPU device's budget, such as 6GiB.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,9 +46,9 @@ def submit(
     """Queue the jobs of TOML files, all or none, and see to it that a dispatcher runs."""
     from scheduler.submission import submit_files
 
-    submitted = submit_files(_home(), files, start=not no_start, device=device, memory_bytes=memory)
+    submitted = submit_files(current_home(), files, start=not no_start, device=device, memory_bytes=memory)
     if as_json:
-        _print_json(submitted)
+        print_json(submitted)
     elif quiet:
         click.echo("\n".join(str(job.id) for job in submitted.jobs))
     else:
@@ -71,7 +68,7 @@ def run(ctx: click.Context, files: tuple[Path, ...], device: str, memory: int | 
     """
     from scheduler.foreground import run_files
 
-    ctx.exit(run_files(_home(), files, device=device, memory_bytes=memory))
+    ctx.exit(run_files(current_home(), files, device=device, memory_bytes=memory))
 
 
 @cli.command()
@@ -83,10 +80,10 @@ def status(ids: tuple[range, ...], as_json: bool, device: str, memory: int | Non
     """Show the device and all jobs; with ids, all about these."""
     from scheduler import overview
 
-    home = _home()
+    home = current_home()
     told = overview.look(home, flatten(ids) or None, device, memory)
     if as_json:
-        _print_json(told)
+        print_json(told)
     else:
         overview.show(home, told, detailed=bool(ids))
 
@@ -98,7 +95,7 @@ def logs(job_id: int, follow: bool) -> None:
     """Print what a job's workers have printed."""
     from scheduler.requests import print_log
 
-    print_log(_home(), job_id, follow=follow)
+    print_log(current_home(), job_id, follow=follow)
 
 
 @cli.command()
@@ -107,7 +104,7 @@ def cancel(ids: tuple[range, ...]) -> None:
     """End jobs for good. A running one writes a checkpoint first, so that `gpuq retry` can go on from there."""
     from scheduler.requests import cancel_jobs
 
-    for line in cancel_jobs(_home(), flatten(ids)):
+    for line in cancel_jobs(current_home(), flatten(ids)):
         click.echo(line)
 
 
@@ -120,7 +117,7 @@ def retry(ids: tuple[range, ...], no_start: bool, device: str, memory: int | Non
     """Queue jobs again that ended without success; they go on from their last checkpoint."""
     from scheduler.requests import retry_jobs
 
-    home = _home()
+    home = current_home()
     retried, started = retry_jobs(home, flatten(ids), start=not no_start, device=device, memory_bytes=memory)
     click.echo(f"queued again: {as_ranges(retried)}")
     if started is not None:
@@ -134,7 +131,7 @@ def wait(ctx: click.Context, ids: tuple[range, ...]) -> None:
     """Wait until jobs have ended; exit code 0 only if all succeeded."""
     from scheduler.requests import wait_for
 
-    ctx.exit(0 if wait_for(_home(), flatten(ids)) else 1)
+    ctx.exit(0 if wait_for(current_home(), flatten(ids)) else 1)
 
 
 @cli.command()
@@ -145,7 +142,7 @@ def models(as_json: bool) -> None:
 
     networks = describe_networks()
     if as_json:
-        _print_json({"models": networks})
+        print_json({"models": networks})
     else:
         show_networks(networks)
 
@@ -159,9 +156,9 @@ def estimate(ctx: click.Context, files: tuple[Path, ...], as_json: bool, device:
     """Predict the memory of the jobs of TOML files, without running or queueing them."""
     from scheduler.forecast import forecast_files, show_forecasts
 
-    forecasts = forecast_files(_home(), files, device)
+    forecasts = forecast_files(current_home(), files, device)
     if as_json:
-        _print_json({"estimates": forecasts})
+        print_json({"estimates": forecasts})
     else:
         show_forecasts(forecasts)
     ctx.exit(1 if any(forecast.error for forecast in forecasts) else 0)
@@ -173,7 +170,7 @@ def estimate(ctx: click.Context, files: tuple[Path, ...], as_json: bool, device:
 @memory_option
 def start(foreground: bool, device: str, memory: int | None) -> None:
     """Start the dispatcher. It leaves when there has been nothing to do for a minute."""
-    home = _home()
+    home = current_home()
     if foreground:
         from scheduler.service import serve_queue
 
@@ -193,7 +190,7 @@ def stop() -> None:
     from scheduler.background import running_dispatcher, stop_dispatcher
     from scheduler.store import Store
 
-    store = Store(_home().store)
+    store = Store(current_home().store)
     dispatcher = running_dispatcher(store)
     if dispatcher is None:
         click.echo("no dispatcher is running")
@@ -203,14 +200,8 @@ def stop() -> None:
     click.echo("dispatcher stopped" + (f"; queued, for `gpuq start` to go on with: {left}" if left else ""))
 
 
-def _home() -> Home:
-    return default_home().create()
-
-
-def _print_json(value: object) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+for diagnostic in (probe, plot, compare):
+    cli.add_command(diagnostic)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

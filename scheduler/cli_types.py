@@ -19,13 +19,18 @@ class JobIds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> range:
         if isinstance(value, range):
             return value
-        match = _IDS.fullmatch(str(value))
-        if match is None:
+        ids = parse_ids(str(value))
+        if ids is None:
             self.fail(f"{value!r} is not a job's id, such as 7, or a range, such as 3-9", param, ctx)
-        ids = range(int(match[1]), int(match[2] or match[1]) + 1)
         if not 1 <= len(ids) <= MAX_RANGE:
             self.fail(f"{value!r} is not a range of ids", param, ctx)
         return ids
+
+
+def parse_ids(text: str) -> range | None:
+    """`7` or `3-9`; None for anything else."""
+    match = _IDS.fullmatch(text)
+    return None if match is None else range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
 class Memory(click.ParamType):  # type: ignore[type-arg]

@@ -2,8 +2,10 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
@@ -13,20 +15,39 @@ from scheduler.cli import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SECTIONS = [spec.DataSpec, spec.TrainSpec, spec.ResourcesSpec, *spec.OPTIMIZERS.values(), *spec.SCHEDULES.values()]
+SECTIONS = [
+    spec.DataSpec,
+    spec.TrainSpec,
+    spec.ResourcesSpec,
+    spec.DiagnosticsSpec,
+    *spec.OPTIMIZERS.values(),
+    *spec.SCHEDULES.values(),
+]
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command by all its words, such as "probe gradients"."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+COMMANDS = dict(sorted(commands(cli)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_is_documented(name: str) -> None:
-    section = re.search(rf"^## `gpuq {name}.*?(?=^## |\Z)", (ROOT / "docs/commands.md").read_text(), re.M | re.S)
+    section = re.search(rf"^## `gpuq {name}[ `].*?(?=^## |\Z)", (ROOT / "docs/commands.md").read_text(), re.M | re.S)
     assert section is not None, f"docs/commands.md has no section for gpuq {name}"
-    options = [option for parameter in cli.commands[name].params for option in parameter.opts if option[:2] == "--"]
+    options = [option for parameter in COMMANDS[name].params for option in parameter.opts if option[:2] == "--"]
     assert [option for option in options if f"`{option}" not in section[0]] == []
 
 
 def test_every_documented_command_exists() -> None:
-    documented = re.findall(r"^## `gpuq (\w+)", (ROOT / "docs/commands.md").read_text(), re.M)
-    assert sorted(documented) == sorted(cli.commands)
+    documented = re.findall(r"^## `gpuq ([a-z][a-z -]*[a-z])", (ROOT / "docs/commands.md").read_text(), re.M)
+    assert sorted(documented) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("kind", SECTIONS, ids=lambda kind: kind.__name__)

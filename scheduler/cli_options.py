@@ -1,0 +1,32 @@
+"""What the commands share: arguments, options, the state directory, JSON."""
+
+from pathlib import Path
+
+import click
+
+from scheduler.cli_types import JobIds, Memory
+from scheduler.home import Home, default_home
+
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+ids_argument = click.argument("ids", nargs=-1, required=True, type=JobIds(), metavar="ID...")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto, cpu, cuda or cuda:INDEX; auto is the first GPU, else the CPU.",
+)
+memory_option = click.option("--memory", type=Memory(), help="The CPU device's budget, such as 6GiB.")
+
+
+def current_home() -> Home:
+    """The state directory, made if there is none."""
+    return default_home().create()
+
+
+def print_json(value: object) -> None:
+    """Records as JSON, on stdout, alone."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())

@@ -1,0 +1,71 @@
+"""`gpuq plot landscape`: the loss around networks, from a job's run directory or computed now."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from jobs.diagnostics.landscape import Landscape, LandscapeSettings
+from scheduler.home import Home
+from scheduler.subjects import Choice, load, weights_of
+
+if TYPE_CHECKING:
+    from jobs.diagnostics.subject import Subject
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What a person asks of a landscape; None: as the job has it, else the default."""
+
+    grid: int | None = None
+    span: float | None = None
+    images: int | None = None
+    seed: int | None = None
+
+    def settings(self) -> LandscapeSettings:
+        given = {name: value for name, value in asdict(self).items() if value is not None and name != "images"}
+        return LandscapeSettings(**given)
+
+    def accepts(self, landscape: Landscape) -> bool:
+        """Whether one that has been made is what is asked for."""
+        return all(value in (None, getattr(landscape, name)) for name, value in asdict(self).items())
+
+
+def find_or_make(home: Home, choice: Choice, wanted: Wanted, device: str, beside: Path) -> Landscape:
+    """A job's landscape as its run directory has it, or made now and kept there; that of a job file is kept `beside`.
+
+    Raises GpuqError.
+    """
+    from jobs.diagnostics.survey import known
+
+    path = beside if choice.files is None else choice.files.landscape
+    if choice.files is not None:
+        weights_of(choice.files, choice.title)  # without any there is no landscape
+        found = known(path)
+        if found is not None and found.complete and wanted.accepts(found):
+            return found
+    (subject,) = load(home, [choice], device)
+    return _make(subject, wanted, path)
+
+
+def _make(subject: "Subject", wanted: Wanted, path: Path) -> Landscape:
+    """Explore with a bar that shows how far it is; Ctrl-C keeps the rows that are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from jobs.diagnostics.survey import evaluation_batch_size, survey
+    from scheduler.render import console
+
+    settings = wanted.settings()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True)) as bar:
+        rows = bar.add_task(f"{subject.title}: rows of {settings.grid} evaluations", total=settings.grid)
+        return survey(
+            path,
+            subject.network,
+            subject.data.test,
+            settings,
+            images=wanted.images,
+            batch_size=evaluation_batch_size(subject.spec.train.batch_size, subject.data.test.images.device),
+            precision="fp32",
+            on_row=lambda landscape: bar.update(rows, completed=len(landscape.losses)),
+        )

@@ -1,0 +1,125 @@
+"""`gpuq probe … --out`: what layers put out, and how much gradient reaches them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from jobs.diagnostics.activations import LayerActivations
+from jobs.diagnostics.gradients import GradientProbe
+from scheduler.pictures.figure import add_grid, colour, legend_below, line_style, marker, new_figure
+
+MAX_LABELS = 60
+_LABEL_LENGTH = 32  # a longer name is shown by its end
+_MARKERS_A_LINE = 20
+_GROUPS = ("conv", "linear", "attention", "activation", "dead")
+
+
+def activations_figure(probes: Sequence[tuple[str, Sequence[LayerActivations]]]) -> Figure:
+    """Mean ± standard deviation and percent of zeros of every layer, in the order computed; a block a network.
+
+    What is not finite is not drawn. Of many layers every second, third … is named, MAX_LABELS at most.
+    """
+    longest = max((len(layers) for _, layers in probes), default=0)
+    figure = new_figure(max(6.5, 1.5 + 0.17 * min(longest, MAX_LABELS)), 4.8 * len(probes))
+    for block, (title, layers) in zip(figure.subfigures(len(probes), squeeze=False).flat, probes, strict=True):
+        block.suptitle(title, parse_math=False)
+        _draw_layers(block, layers)
+    present = {_group(layer) for layer in chain.from_iterable(layers for _, layers in probes)}
+    legend_below(figure, [(group, _point(group)) for group in _GROUPS if group in present])
+    return figure
+
+
+def gradients_figure(probes: Sequence[tuple[str, GradientProbe]]) -> Figure:
+    """The gradient norm of every weight tensor, input to output, on a log scale; a line a network.
+
+    What is zero or not finite has no place on that scale: it leaves a gap, and the axis says so.
+    """
+    figure = new_figure(7.5, 4.8)
+    axes = figure.subplots()
+    entries: list[tuple[str, Artist]] = []
+    longest, gaps = 1, ""
+    for index, (title, probe) in enumerate(probes):
+        norms = [_on_log_scale(row.gradient_norm) for row in probe.parameters if row.is_weight]
+        entries.append((f"{title} ({probe.verdict})", _draw_norms(axes, norms, index)))
+        longest = max(longest, len(norms))
+        if any(map(math.isnan, norms)):
+            gaps = "\n(no point where the gradient is zero or not finite)"
+    add_grid(axes)
+    axes.set_yscale("log")
+    axes.set_ylabel("gradient norm (L2, log scale)")
+    axes.set_xlim(0.5, longest + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(f"weight, numbered from input to output{gaps}")
+    legend_below(figure, entries)
+    return figure
+
+
+def _draw_norms(axes: Axes, norms: Sequence[float], index: int) -> Line2D:
+    (line,) = axes.plot(
+        range(1, len(norms) + 1),
+        norms,
+        color=colour(index),
+        linestyle=line_style(index),
+        marker=marker(index),
+        markersize=5,
+        markevery=max(1, len(norms) // _MARKERS_A_LINE),
+    )
+    return line
+
+
+def _draw_layers(block: SubFigure, layers: Sequence[LayerActivations]) -> None:
+    outputs, zeros = block.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    for group in _GROUPS:
+        members = [(number, layer) for number, layer in enumerate(layers, start=1) if _group(layer) == group]
+        numbers = [number for number, _ in members]
+        means = _drawable(layer.mean for _, layer in members)
+        stds = _drawable(layer.std for _, layer in members)
+        point = _point(group)
+        outputs.errorbar(
+            numbers, means, stds, color=point.get_color(), fmt=point.get_marker(), markersize=4, elinewidth=1
+        )
+        zeros.bar(numbers, [100 * layer.zeros for _, layer in members], color=point.get_color())
+    outputs.set_ylabel("output (mean ± std)")
+    zeros.set_ylabel("zeros")
+    zeros.set_ylim(0, 100)
+    zeros.yaxis.set_major_formatter(PercentFormatter())
+    add_grid(outputs)
+    add_grid(zeros)
+    _name_layers(zeros, [layer.name for layer in layers])
+
+
+def _name_layers(axes: Axes, names: Sequence[str]) -> None:
+    """Names below the axes, as many as can be read."""
+    step = max(1, math.ceil(len(names) / MAX_LABELS))
+    labels = [name[-_LABEL_LENGTH:] for name in names[::step]]
+    axes.set_xticks(range(1, len(names) + 1, step), labels, rotation=90, fontsize=8, parse_math=False)
+    axes.set_xlim(0, len(names) + 1)
+    axes.set_xlabel("layer, input to output" + (f" (one in {step} is named)" if step > 1 else ""))
+
+
+def _group(layer: LayerActivations) -> str:
+    """What a layer is drawn as: all activations alike, and the dead apart."""
+    if layer.dead:
+        return "dead"
+    return layer.kind if layer.kind in _GROUPS else "activation"
+
+
+def _point(group: str) -> Line2D:
+    index = _GROUPS.index(group)
+    return Line2D([], [], color=colour(index), marker=marker(index), linestyle="none", markersize=5)
+
+
+def _drawable(values: Iterable[float]) -> list[float]:
+    """NaN, which is not drawn, for infinity, which has no place on an axis."""
+    return [value if math.isfinite(value) else math.nan for value in values]
+
+
+def _on_log_scale(value: float) -> float:
+    """NaN, which is not drawn, for what has no logarithm."""
+    return value if 0 < value < math.inf else math.nan

@@ -1,0 +1,91 @@
+"""`gpuq plot`: read or compute what is to be seen, draw it, and tell where the picture is."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.errors import GpuqError
+from jobs.run_dir import FlowLine, read_lines, read_metrics
+from scheduler.home import Home
+from scheduler.landscapes import Wanted, find_or_make
+from scheduler.store import Store
+from scheduler.subjects import choose, load
+
+
+def plot_gradient_flow(home: Home, job_id: int, out: Path | None) -> Path:
+    """Draw the gradients that a job has recorded. Raises GpuqError if it has not."""
+    from scheduler.pictures.curves import counted_by
+    from scheduler.pictures.figure import save
+    from scheduler.pictures.gradient_flow import gradient_flow_figure
+
+    path = _picture("gradient-flow", [str(job_id)], out)
+    job = Store(home.store).job(job_id)
+    if not job.spec.diagnostics.gradient_flow:
+        raise GpuqError(f"job {job_id} records no gradients: its file needs [diagnostics] gradient_flow = true")
+    lines = read_lines(home.run_dir(job_id).gradient_flow, FlowLine)
+    if not lines:
+        raise GpuqError(f"job {job_id} has recorded no gradients yet: the first come with its first line of metrics")
+    save(gradient_flow_figure(f"{job.id} {job.name}", lines, by=counted_by([job.spec.train])), path)
+    return path
+
+
+def plot_curves(home: Home, ids: Sequence[int], ema: float, out: Path | None) -> Path:
+    """Draw loss and accuracy of jobs over their training. Raises GpuqError if one has no metrics yet."""
+    from scheduler.pictures.curves import Curves, counted_by, curves_figure
+    from scheduler.pictures.figure import save
+
+    path = _picture("curves", [str(job_id) for job_id in ids], out)
+    jobs = Store(home.store).jobs(ids)
+    runs = [Curves(title=f"{job.id} {job.name}", lines=read_metrics(home.run_dir(job.id).metrics)) for job in jobs]
+    save(curves_figure(runs, ema=ema, by=counted_by(job.spec.train for job in jobs)), path)
+    return path
+
+
+def plot_boundaries(home: Home, words: Sequence[str], device: str, out: Path | None) -> Path:
+    """Draw what networks decide around their points. Raises GpuqError for networks that take images."""
+    from jobs.diagnostics.boundary import evaluate
+    from scheduler.pictures.boundary import boundary_figure
+    from scheduler.pictures.figure import save
+
+    path = _picture("boundary", words, out)
+    drawn = []
+    for subject in load(home, choose(home, words), device):
+        if subject.data.input_shape != (2,):
+            shape = "×".join(map(str, subject.data.input_shape))
+            raise GpuqError(
+                f"{subject.title}: a boundary is drawn over points of the plane, such as spirals; "
+                f"this network takes inputs of {shape}"
+            )
+        train = subject.data.train
+        drawn.append((subject.title, evaluate(subject.network.eval(), train.images, train.labels, train.inputs)))
+    save(boundary_figure(drawn), path)
+    return path
+
+
+def plot_landscapes(home: Home, words: Sequence[str], wanted: Wanted, device: str, out: Path | None) -> Path:
+    """Draw the loss around networks, on one scale."""
+    from scheduler.pictures.figure import save
+    from scheduler.pictures.landscape import landscapes_figure
+
+    path = _picture("landscape", words, out)
+    drawn = [
+        (choice.title, find_or_make(home, choice, wanted, device, path.with_suffix(f".{_plain(choice.title)}.json")))
+        for choice in choose(home, words)
+    ]
+    save(landscapes_figure(drawn), path)
+    return path
+
+
+def _picture(what: str, words: Sequence[str], out: Path | None) -> Path:
+    """Where the picture goes: checked before anything is computed. Raises InputError."""
+    from scheduler.pictures.figure import check_path
+
+    names = "-".join(_plain(Path(word).stem) for word in words)
+    path = out or Path(f"{what}-{names[:80]}.png")
+    check_path(path)
+    return path
+
+
+def _plain(name: str) -> str:
+    """A name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")

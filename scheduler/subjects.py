@@ -1,0 +1,80 @@
+"""What the words after `gpuq probe` and `gpuq plot` mean: jobs by id, or job files."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from jobs.errors import GpuqError, InputError
+from jobs.job_file import read_job_files
+from jobs.run_dir import RunDir
+from jobs.spec import JobSpec
+from scheduler.cli_types import parse_ids
+from scheduler.device import choose_device
+from scheduler.home import Home
+from scheduler.store import Store
+
+if TYPE_CHECKING:
+    from jobs.diagnostics.subject import Subject
+
+
+class Choice(Struct, frozen=True, kw_only=True):
+    """A job to look at. Without a run directory it is one of a file, and its weights are fresh."""
+
+    title: str
+    spec: JobSpec
+    files: RunDir | None = None
+
+
+def choose(home: Home, words: Sequence[str]) -> list[Choice]:
+    """The jobs that ids, ranges of ids and job files name. Raises UnknownJobError and InputError."""
+    store = Store(home.store)
+    return [choice for word in words for choice in _choose(home, store, word)]
+
+
+def _choose(home: Home, store: Store, word: str) -> Iterator[Choice]:
+    ids = parse_ids(word)
+    if ids is not None:
+        for job in store.jobs(ids):
+            yield Choice(title=f"{job.id} {job.name}", spec=job.spec, files=home.run_dir(job.id))
+    else:
+        for _, spec in read_job_files([Path(word)]):
+            yield Choice(title=spec.name, spec=spec)
+
+
+def load(home: Home, choices: Iterable[Choice], device: str) -> "Iterator[Subject]":
+    """Each job's network and data, one after the other, on a device such as "cpu" or "cuda".
+
+    Raises GpuqError for a job that has not trained yet, and what is wrong with its data, network or checkpoint.
+    """
+    import torch
+
+    from augment.errors import DataError
+    from jobs.diagnostics.subject import load_subject
+    from models.errors import ModelError
+
+    chosen = torch.device(choose_device(device).torch_device)
+    for choice in choices:
+        weights = None if choice.files is None else weights_of(choice.files, choice.title)
+        try:
+            yield load_subject(choice.title, choice.spec, weights, chosen, home.cache)
+        except (DataError, ModelError) as error:
+            raise GpuqError(f"{choice.title}: {error}") from error
+
+
+def weights_of(files: RunDir, title: str) -> Path:
+    """The checkpoint to look at: the best weights, else those of the last checkpoint. Raises GpuqError."""
+    for checkpoint in (files.best_checkpoint, files.last_checkpoint):
+        if checkpoint.exists():
+            return checkpoint
+    raise GpuqError(f"job {title} has no checkpoint: it has not trained yet; its job file shows it with fresh weights")
+
+
+def only_jobs(choices: Sequence[Choice], what: str) -> None:
+    """Refuse job files where a training is needed. Raises InputError."""
+    lines = [
+        f"{choice.title}: {what} needs a job that has trained, by its id" for choice in choices if not choice.files
+    ]
+    if lines:
+        raise InputError(lines)

@@ -1,0 +1,270 @@
+"""`gpuq probe`, `gpuq plot` and `gpuq compare` over jobs that really ran, and over job files."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpuq_process import Gpuq
+
+from jobs.diagnostics.landscape import Landscape
+from jobs.run_dir import RunDir, read_record
+from scheduler.cli import main
+
+POINTS = """
+[model]
+name = "mlp"
+depth = 2
+[data]
+name = "spirals"
+split = "official"
+augment = "none"
+[train]
+iterations = 20
+evaluate_every = 10
+batch_size = 500
+[schedule]
+name = "constant"
+[diagnostics]
+gradient_flow = true
+"""
+IMAGES = """
+[model]
+name = "resnet-8"
+width = 4
+[data]
+name = "shapes"
+limit = 200
+augment = "none"
+[train]
+epochs = 1
+batch_size = 40
+[schedule]
+name = "constant"
+[diagnostics]
+landscape = true
+landscape_grid = 3
+landscape_images = 10
+"""
+PNG = b"\x89PNG"
+POINTS_JOB, IMAGES_JOB, WAITING_JOB = "1", "2", "3"
+Told = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def ran(shared_gpuq: Gpuq) -> Gpuq:
+    """A job over points and one over images, both finished, and one that waits."""
+    files = [shared_gpuq.write("points.toml", POINTS), shared_gpuq.write("images.toml", IMAGES)]
+    done = shared_gpuq("run", *files)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert shared_gpuq("submit", "--no-start", files[0]).returncode == 0
+    return shared_gpuq
+
+
+@pytest.fixture
+def told(ran: Gpuq, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Told:
+    """Runs a command in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.setenv("GPUQ_HOME", str(ran.home.path))
+    monkeypatch.chdir(tmp_path)
+
+    def told(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return told
+
+
+class TestProbe:
+    def test_activations_of_a_job_are_a_row_a_layer(self, told: Told) -> None:
+        code, out, _ = told("probe", "activations", POINTS_JOB)
+        assert code == 0
+        assert [line.split()[:2] for line in out.splitlines() if line[:1].isdigit() and "%" in line] == [
+            ["1", "linear"],
+            ["2", "relu"],
+            ["3", "linear"],
+            ["4", "relu"],
+            ["5", "linear"],
+        ]
+        assert "no dead layers" in out
+
+    def test_gradients_of_a_job_file_are_those_of_fresh_weights(self, told: Told, ran: Gpuq) -> None:
+        _, trained, _ = told("probe", "gradients", POINTS_JOB, "--json")
+        _, fresh, _ = told("probe", "gradients", ran.folder / "points.toml", "--json")
+        one, other = (json.loads(text)["probes"][0] for text in (trained, fresh))
+        assert [one["subject"], other["subject"]] == ["1 points", "points"]
+        assert one["probe"]["loss"] < other["probe"]["loss"]
+        names = [[row["name"] for row in probe["probe"]["parameters"]] for probe in (one, other)]
+        assert names[0] == names[1] == [f"{layer}.{kind}" for layer in (1, 3, 5) for kind in ("weight", "bias")]
+
+    def test_the_verdict_comes_with_its_rule(self, told: Told) -> None:
+        _, out, _ = told("probe", "gradients", POINTS_JOB)
+        assert "gradients: healthy" in out
+        assert "vanishing: " in out
+
+    @pytest.mark.parametrize("what", ["activations", "gradients"])
+    def test_several_networks_share_a_picture(self, told: Told, what: str) -> None:
+        code, _, err = told("probe", what, POINTS_JOB, IMAGES_JOB, "--out", "probe.png")
+        assert (code, err) == (0, "wrote probe.png\n")
+        assert Path("probe.png").read_bytes().startswith(PNG)
+
+    def test_a_job_that_never_ran_is_one_line(self, told: Told) -> None:
+        code, out, err = told("probe", "activations", WAITING_JOB)
+        assert (code, out) == (1, "")
+        assert err == (
+            "gpuq: job 3 points has no checkpoint: it has not trained yet; its job file shows it with fresh weights\n"
+        )
+
+
+class TestPlot:
+    def test_gradient_flow_of_a_job_that_recorded_it(self, told: Told) -> None:
+        assert told("plot", "gradient-flow", POINTS_JOB)[0] == 0
+        assert Path("gradient-flow-1.png").read_bytes().startswith(PNG)
+
+    def test_gradient_flow_of_a_job_that_did_not_is_one_line(self, told: Told) -> None:
+        code, _, err = told("plot", "gradient-flow", IMAGES_JOB)
+        assert code == 1
+        assert err == "gpuq: job 2 records no gradients: its file needs [diagnostics] gradient_flow = true\n"
+
+    def test_curves_of_several_jobs_share_a_picture(self, told: Told) -> None:
+        assert told("plot", "curves", "1-2", "--ema", "0.5", "--out", "curves.svg")[0] == 0
+        assert Path("curves.svg").read_text().startswith("<?xml")
+
+    def test_curves_of_a_job_without_metrics_are_one_line(self, told: Told) -> None:
+        code, _, err = told("plot", "curves", WAITING_JOB)
+        assert code == 1
+        assert len(err.splitlines()) == 1
+        assert "3 points" in err
+
+    def test_a_boundary_is_drawn_over_points(self, told: Told, ran: Gpuq) -> None:
+        assert told("plot", "boundary", POINTS_JOB, ran.folder / "points.toml", "--out", "boundary.png")[0] == 0
+        assert Path("boundary.png").read_bytes().startswith(PNG)
+
+    def test_a_boundary_of_an_image_network_is_one_line(self, told: Told) -> None:
+        code, _, err = told("plot", "boundary", IMAGES_JOB)
+        assert code == 1
+        assert err == (
+            "gpuq: 2 images: a boundary is drawn over points of the plane, such as spirals; "
+            "this network takes inputs of 3×32×32\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("out", "words"), [("picture.gif", "ends in .png or .svg"), ("nowhere/picture.png", "there is no folder")]
+    )
+    def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+        self, told: Told, out: str, words: str
+    ) -> None:
+        code, _, err = told("plot", "landscape", POINTS_JOB, "--out", out)
+        assert code == 2
+        assert words in err
+        assert "rows of" not in err
+
+
+class TestLandscape:
+    def files(self, ran: Gpuq, job: str) -> RunDir:
+        return ran.home.run_dir(int(job))
+
+    def test_the_one_a_job_explored_after_training_is_drawn_as_it_is(self, told: Told, ran: Gpuq) -> None:
+        explored = self.files(ran, IMAGES_JOB).landscape.read_bytes()
+        code, _, err = told("plot", "landscape", IMAGES_JOB, "--out", "landscape.png")
+        assert (code, err) == (0, "wrote landscape.png\n")
+        assert Path("landscape.png").read_bytes().startswith(PNG)
+        assert self.files(ran, IMAGES_JOB).landscape.read_bytes() == explored
+
+    def test_its_centre_is_the_network_as_tested(self, ran: Gpuq) -> None:
+        """Ten of the twenty test images: the loss is the mean over what was asked for."""
+        landscape = read_record(self.files(ran, IMAGES_JOB).landscape, Landscape)
+        assert landscape is not None
+        assert (landscape.grid, landscape.images, landscape.complete) == (3, 10, True)
+        assert landscape.evaluations_per_s > 0
+
+    def test_a_job_without_one_gets_one_made_which_stays(self, told: Told, ran: Gpuq) -> None:
+        code, _, err = told("plot", "landscape", POINTS_JOB, "--grid", "3", "--images", "50", "--out", "one.png")
+        assert code == 0
+        assert "rows of 3 evaluations" in err
+        made = self.files(ran, POINTS_JOB).landscape.read_bytes()
+        assert told("plot", "landscape", POINTS_JOB, "--out", "again.png")[2] == "wrote again.png\n"
+        assert self.files(ran, POINTS_JOB).landscape.read_bytes() == made
+        assert Path("again.png").read_bytes() == Path("one.png").read_bytes()
+
+    def test_that_of_a_job_file_stays_beside_the_picture(self, told: Told, ran: Gpuq) -> None:
+        assert told("plot", "landscape", ran.folder / "points.toml", "--grid", "3", "--out", "fresh.png")[0] == 0
+        landscape = read_record(Path("fresh.points.json"), Landscape)
+        assert landscape is not None
+        assert landscape.images == 1000
+
+    def test_of_a_job_without_a_checkpoint_it_is_one_line(self, told: Told) -> None:
+        code, _, err = told("plot", "landscape", WAITING_JOB)
+        assert code == 1
+        assert "has no checkpoint: it has not trained yet" in err
+        assert len(err.splitlines()) == 1
+
+
+class TestCheckpointsThatCannotBeUsed:
+    @pytest.fixture
+    def spoil(self, ran: Gpuq) -> Any:
+        """Puts something else in place of the best weights, for a while."""
+        path = ran.home.run_dir(int(POINTS_JOB)).best_checkpoint
+        good = path.read_bytes()
+        yield path.write_bytes
+        path.write_bytes(good)
+
+    def test_one_of_another_version_is_one_line(self, told: Told, spoil: Callable[[bytes], int]) -> None:
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save({"format": 1, "network": {}}, buffer)
+        spoil(buffer.getvalue())
+        code, _, err = told("probe", "gradients", POINTS_JOB)
+        assert code == 1
+        assert err.endswith("best.pt: written by another version of gpuq\n")
+        assert len(err.splitlines()) == 1
+
+    def test_a_damaged_one_is_one_line(self, told: Told, spoil: Callable[[bytes], int]) -> None:
+        spoil(b"PK\x03\x04 no archive")
+        code, _, err = told("plot", "boundary", POINTS_JOB)
+        assert code == 1
+        assert "best.pt: damaged" in err
+        assert len(err.splitlines()) == 1
+
+
+class TestCompare:
+    def test_json_holds_what_the_jobs_reached(self, told: Told, ran: Gpuq) -> None:
+        rows = json.loads(told("compare", "1-3", "--json")[1])["jobs"]
+        assert [(row["id"], row["network"]) for row in rows] == [(1, "mlp"), (2, "resnet-8"), (3, "mlp")]
+        assert rows[0]["test_accuracy"] == ran.job(1)["test_accuracy"]
+        assert rows[2]["train_accuracy"] is None
+
+    def test_at_the_end_is_the_last_line(self, told: Told) -> None:
+        (row,) = json.loads(told("compare", POINTS_JOB, "--at", "last", "--json")[1])["jobs"]
+        assert row["step"] == 20
+
+    def test_markdown_and_csv_are_for_documents(self, told: Told) -> None:
+        markdown = told("compare", "1-2", "--markdown")[1].splitlines()
+        assert [line[0] for line in markdown] == ["|"] * 4
+        rows = list(csv.DictReader(io.StringIO(told("compare", "1-2", "--csv")[1])))
+        assert [row["name"] for row in rows] == ["points", "images"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("probe", "gradients", "77"), "no job 77"),
+        (("plot", "curves", "77"), "no job 77"),
+        (("compare", "77"), "no job 77"),
+        (("probe", "gradients", "nowhere.toml"), "nowhere.toml: cannot be read"),
+        (("plot", "curves", "points.toml"), "'points.toml' is not a job's id"),
+        (("probe", "gradients", "1", "--device", "tpu"), "expected auto, cpu, cuda or cuda:INDEX, got 'tpu'"),
+        (("plot", "landscape", "1", "--grid", "2"), "2 is not in the range"),
+        (("probe", "gradients", "1", "--show"), "--show needs --out"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(told: Told, arguments: tuple[str, ...], words: str) -> None:
+    code, _, err = told(*arguments)
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in err
