@@ -18,6 +18,7 @@ from jobs.run_dir import read_metrics
 from scheduler.device import choose_device
 from scheduler.home import Home, default_home
 from scheduler.overview import look
+from scheduler.render import progress
 from scheduler.status import JobReport
 
 
@@ -30,7 +31,7 @@ def row(home: Home, job: JobReport) -> dict[str, Any]:
         "network": job.network,
         "parameters": job.parameters,
         "outcome": job.outcome or job.state,
-        "epochs": f"{job.epoch}/{job.epochs}",
+        "progress": progress(job),
         "best_train_accuracy": max((line.train_accuracy for line in lines), default=None),
         "best_validation_accuracy": job.best_validation_accuracy,
         "test_accuracy": job.test_accuracy,
@@ -58,7 +59,7 @@ def main() -> None:
     told = look(home, None, "auto", None)
     rows = [row(home, job) for job in told.jobs]
     print(
-        "| network | parameters | epochs | train / validation / test, % | images/s | minutes | estimate → peak, MiB |"
+        "| network | parameters | progress | train / validation / test, % | images/s | minutes | estimate → peak, MiB |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for one in rows:
@@ -67,7 +68,7 @@ def main() -> None:
         memory = f"{(one['estimate_bytes'] or 0) / 2**20:,.0f} → {(one['peak_bytes'] or 0) / 2**20:,.0f}"
         speed, minutes = one["images_per_s"] or 0, (one["elapsed_s"] or 0) / 60
         print(
-            f"| {one['network']} | {one['parameters'] or 0:,} | {one['epochs']} | {percents} | {speed:,.0f} "
+            f"| {one['network']} | {one['parameters'] or 0:,} | {one['progress']} | {percents} | {speed:,.0f} "
             f"| {minutes:.1f} | {memory} |"
         )
     above = [one["name"] for one in rows if (one["peak_bytes"] or 0) > (one["reservation_bytes"] or 0)]

@@ -59,8 +59,9 @@ class Network(msgspec.Struct, frozen=True):
     depth: int | None = None
     """Set for a family's networks only; their builder takes it, and `name` has it in place of N."""
     input_shape: tuple[int, ...] = (3, 32, 32)
-    """One sample of the data that the network is described on, and that data's classes."""
+    """One sample of the data on which the network is described."""
     classes: int = 10
+    """That data's classes."""
 
     @property
     def takes_points(self) -> bool:
@@ -69,7 +70,6 @@ class Network(msgspec.Struct, frozen=True):
 
 
 _described_on_spirals = partial(Network, input_shape=(2,), classes=2)
-
 
 _ENTRIES = (
     Network("baseline-130k", "baseline", "4 convolutions", "models.baselines:small", SmallBaselineOptions),

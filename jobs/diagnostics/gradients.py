@@ -19,14 +19,14 @@ EXPLODING = 1000.0  # plainnet-56, which learns: ≤ 250; plainnet-110, which ha
 LEAST_RATIO = 2.0**-24  # a float32 plus less than this part of itself stays what it is
 MOST_RATIO = 10.0  # weights ten times too large: ≥ 60; batch norm and Kaiming's initialisation: ≤ 2
 
-VERDICT_RULE = (
-    "A weight tensor's pull is its gradient norm times its weight norm: how far the loss moves when the tensor changes "
-    "by its own size. "
-    f"vanishing: the median pull of the first third of the tensors is under {VANISHING} of the last third's, "
-    f"or the median gradient is under {LEAST_RATIO:.0e} of its weights, which float32 rounds away; "
-    f"exploding: the pull is over {EXPLODING:,.0f} times the last third's, the median gradient is over "
-    f"{MOST_RATIO:.0f} times its weights, or something is not finite; healthy: neither"
-)
+VERDICT_RULE = f"""\
+A weight tensor's pull is its gradient norm times its weight norm: how far the loss moves when it changes by its \
+own size.
+vanishing: the median pull of the first third of the tensors is under {VANISHING} of the last third's, or half of the \
+gradients are under {LEAST_RATIO:.0e} of their weights, which float32 rounds away
+exploding: that pull is over {EXPLODING:,.0f} times the last third's, or half of the gradients are over \
+{MOST_RATIO:.0f} times their weights, or something is not finite
+healthy: neither"""
 
 
 class Verdict(StrEnum):
@@ -95,7 +95,7 @@ def probe(network: nn.Module, images: Tensor, labels: Tensor) -> GradientProbe:
 
 def judge(loss: float, rows: Sequence[ParameterGradient]) -> Verdict:
     """The verdict of `VERDICT_RULE`, from the parameters' rows in the order of the layers."""
-    if not all(math.isfinite(value) for value in (loss, *(row.gradient_norm for row in rows))):
+    if not math.isfinite(loss + sum(row.gradient_norm + row.weight_norm for row in rows)):
         return Verdict.EXPLODING
     weights = [row for row in rows if row.is_weight and row.weight_norm > 0]
     if not weights:

@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scheduler.pictures.figure import colour, legend_below, marker, new_figure
+from scheduler.pictures.figure import colour, legend_below, marker, new_figure, set_title
 
 if TYPE_CHECKING:
     from jobs.diagnostics.boundary import Boundary, Floats
@@ -57,7 +57,7 @@ def _draw(axes: Axes, title: str, boundary: Boundary) -> None:
         _draw_border(axes, boundary, label)
     for label in range(boundary.classes):
         axes.add_line(_dots(label, boundary.points[boundary.labels == label]))
-    axes.set_title(title, parse_math=False)
+    set_title(axes, title, _PANEL_IN - 0.4)
     axes.set_aspect("equal")
     axes.set_xlim(boundary.x[0], boundary.x[-1])
     axes.set_ylim(boundary.y[0], boundary.y[-1])

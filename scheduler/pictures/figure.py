@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ _FORMATS = (".png", ".svg")
 _DOTS_PER_INCH = 150
 _LEGEND_ROW_IN = 0.22
 _CHARACTER_IN = 0.085  # of a legend's text, on average, at matplotlib's 10 points
+_TITLE_CHARACTER_IN = 0.105  # likewise, at 12 points
 _HANDLE_IN = 0.75  # a legend's line and the space to the next column
 
 
@@ -48,6 +50,12 @@ def line_style(index: int) -> str:
 def marker(index: int) -> str:
     """The marker of the i-th thing in a picture; together with `colour` the first 56 differ."""
     return _MARKERS[index % len(_MARKERS)]
+
+
+def set_title(axes: Axes, title: str, width_in: float) -> None:
+    """A title as it is written, in as many lines as it takes to stay within `width_in`."""
+    lines = textwrap.wrap(title, max(1, int(width_in / _TITLE_CHARACTER_IN)))
+    axes.set_title("\n".join(lines), parse_math=False)
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[str, Artist]]) -> None:

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from jobs.errors import GpuqError
-from scheduler.pictures.figure import legend_below, new_figure
+from scheduler.pictures.figure import legend_below, new_figure, set_title
 
 if TYPE_CHECKING:
     from jobs.diagnostics.landscape import Landscape, Surface
@@ -127,7 +127,7 @@ def _draw_contours(axes: Axes, title: str, landscape: Landscape, surface: Surfac
         for label in axes.clabel(lines, fmt="%g", fontsize=8):
             label.set_path_effects([withStroke(linewidth=2, foreground="0.2")])
     axes.add_line(_centre())
-    axes.set_title(title, parse_math=False)
+    set_title(axes, title, 4.5)
     axes.set_aspect("equal")
     axes.set_xlabel("α, along the first direction")
     axes.set_ylabel("β, along the second direction")

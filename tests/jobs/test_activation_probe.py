@@ -1,6 +1,7 @@
 """The activation probe: every layer's output, in order, measured before anything writes over it."""
 
 import math
+from collections.abc import Callable
 from statistics import fmean, pstdev
 
 import pytest
@@ -24,6 +25,17 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + x, inplace=True)
+
+
+class Calling(nn.Module):
+    """Calls a function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class Twice(nn.Module):
@@ -70,6 +82,11 @@ def test_a_function_goes_by_the_path_of_the_module_that_calls_it() -> None:
 
 def test_a_function_that_the_network_itself_calls_has_no_path() -> None:
     assert names(Functional(), 2, 2, 5, 5) == ["body", "relu"]
+
+
+@pytest.mark.parametrize("function", [F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_])
+def test_a_function_counts_however_it_is_called(function: Callable[[Tensor], Tensor]) -> None:
+    assert names(Calling(function), 2, 3) == ["relu"]
 
 
 def test_what_is_computed_again_gets_a_number() -> None:

@@ -199,6 +199,7 @@ def test_biases_and_weights_of_zero_are_not_compared() -> None:
 def test_what_is_not_finite_explodes(value: float) -> None:
     assert judge(value, rows(1, 1, 1)) is Verdict.EXPLODING
     assert judge(1.0, [row(value, shape=(3,)), *rows(1, 1, 1)]) is Verdict.EXPLODING
+    assert judge(1.0, [row(1.0, weight=value), *rows(1, 1, 1)]) is Verdict.EXPLODING
 
 
 def test_a_loss_beyond_float32_explodes() -> None:

@@ -19,7 +19,7 @@ JOBS = [
 STUDIES = {  # rows of each study's tables
     "alexnet-to-resnet": 6,
     "vgg": 7,
-    "spirals": 7 + 4 + 8,
+    "spirals": 7 + 4 + 8 + 2,
     "spirals/at-initialisation": 3 + 8,
     "resnet-plainnet": 7,
     "quickstart": 6,

@@ -1,6 +1,7 @@
 """Pictures of probes, and what all pictures share."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_other_formats_are_refused_with_those_there_are(name: str, tmp_path: Pat
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no folder .*nowhere"):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere$"):
         save(picture(), tmp_path / "nowhere" / "a.png")
 
 
@@ -149,7 +150,7 @@ def test_labels_of_many_layers_do_not_overlap() -> None:
     figure = activations_figure([("deep", [layer(f"blocks.{i}.body.0.conv") for i in range(110)])])
     FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in figure.axes[1].get_xticklabels()]
-    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
