@@ -1,15 +1,19 @@
 """The commands that look at what was trained: `gpuq probe`, `gpuq plot`, `gpuq compare`."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from scheduler.cli_options import current_home, ids_argument, json_option, print_json
 from scheduler.cli_types import flatten
+from scheduler.home import Home
 
 if TYPE_CHECKING:
     from scheduler.comparison import At, Form
+
+Report = TypeVar("Report")
 
 subjects_argument = click.argument("subjects", nargs=-1, required=True, metavar="ID|FILE...")
 out_option = click.option("--out", type=click.Path(path_type=Path), help="The picture's file, .png or .svg.")
@@ -35,12 +39,7 @@ def activations(subjects: tuple[str, ...], as_json: bool, out: Path | None, show
     """Mean, spread, range and zeros of every layer's output; dead layers by name."""
     from scheduler import probes
 
-    probed = probes.probe_activations(current_home(), subjects, device, out)
-    if as_json:
-        print_json({"probes": probed})
-    else:
-        probes.show_activations(probed)
-    _said(out, show)
+    _tell(probes.probe_activations, probes.show_activations, subjects, as_json, out, show, device)
 
 
 @probe.command()
@@ -53,12 +52,27 @@ def gradients(subjects: tuple[str, ...], as_json: bool, out: Path | None, show: 
     """Gradient and weight norms of every parameter, and whether gradients vanish or explode."""
     from scheduler import probes
 
-    probed = probes.probe_gradients(current_home(), subjects, device, out)
+    _tell(probes.probe_gradients, probes.show_gradients, subjects, as_json, out, show, device)
+
+
+def _tell(
+    probe: Callable[[Home, Sequence[str], str, Path | None], Sequence[Report]],
+    show_tables: Callable[[Sequence[Report]], None],
+    subjects: Sequence[str],
+    as_json: bool,
+    out: Path | None,
+    show: bool,
+    device: str,
+) -> None:
+    if show and out is None:
+        raise click.UsageError("--show needs --out")
+    reports = probe(current_home(), subjects, device, out)
     if as_json:
-        print_json({"probes": probed})
+        print_json({"probes": reports})
     else:
-        probes.show_gradients(probed)
-    _said(out, show)
+        show_tables(reports)
+    if out is not None:
+        _said(out, show)
 
 
 @click.group()
@@ -162,12 +176,8 @@ def compare(ids: tuple[range, ...], at: "At", form: "Form | None", as_json: bool
         comparison.show(rows, form)
 
 
-def _said(picture: Path | None, show: bool) -> None:
+def _said(picture: Path, show: bool) -> None:
     """Tell where a picture is and, if wished, have it opened."""
-    if picture is None:
-        if show:
-            raise click.UsageError("--show needs --out")
-        return
     click.echo(f"wrote {picture}", err=True)
     if show:
         click.launch(str(picture))
