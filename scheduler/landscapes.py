@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 
 from jobs.diagnostics.landscape import Landscape, LandscapeSettings
 from scheduler.home import Home
-from scheduler.subjects import Choice, load, weights_of
+from scheduler.subjects import Choice, in_one_line, load, weights_of
 
 if TYPE_CHECKING:
     from jobs.diagnostics.subject import Subject
@@ -57,7 +57,7 @@ def _make(subject: "Subject", wanted: Wanted, path: Path) -> Landscape:
 
     settings = wanted.settings()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True)) as bar:
+    with Progress(*columns, console=console(stderr=True)) as bar, in_one_line(subject.title):
         rows = bar.add_task(f"{subject.title}: rows of {settings.grid} evaluations", total=settings.grid)
         return survey(
             path,

@@ -9,7 +9,7 @@ from jobs.run_dir import FlowLine, read_lines, read_metrics
 from scheduler.home import Home
 from scheduler.landscapes import Wanted, find_or_make
 from scheduler.store import Store
-from scheduler.subjects import choose, load
+from scheduler.subjects import choose, in_one_line, load
 
 
 def plot_gradient_flow(home: Home, job_id: int, out: Path | None) -> Path:
@@ -57,7 +57,9 @@ def plot_boundaries(home: Home, words: Sequence[str], device: str, out: Path | N
                 f"this network takes inputs of {shape}"
             )
         train = subject.data.train
-        drawn.append((subject.title, evaluate(subject.network.eval(), train.images, train.labels, train.inputs)))
+        with in_one_line(subject.title):
+            boundary = evaluate(subject.network.eval(), train.images, train.labels, train.inputs)
+        drawn.append((subject.title, boundary))
     save(boundary_figure(drawn), path)
     return path
 

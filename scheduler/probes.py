@@ -13,7 +13,7 @@ from jobs.diagnostics.gradients import GradientProbe, Verdict
 from scheduler.home import Home
 from scheduler.pictures import figure, probes
 from scheduler.render import console
-from scheduler.subjects import choose, load
+from scheduler.subjects import choose, in_one_line, load
 
 _VERDICT_STYLES = {Verdict.HEALTHY: "green", Verdict.VANISHING: "red", Verdict.EXPLODING: "red"}
 
@@ -40,7 +40,8 @@ def probe_activations(home: Home, words: Sequence[str], device: str, out: Path |
         figure.check_path(out)
     reports = []
     for subject in load(home, choose(home, words), device):
-        layers = activations.probe(subject.network, subject.batch()[0])
+        with in_one_line(subject.title):
+            layers = activations.probe(subject.network, subject.batch()[0])
         reports.append(ActivationsReport(subject=subject.title, layers=layers, dead=activations.dead_layers(layers)))
     if out is not None:
         figure.save(probes.activations_figure([(report.subject, report.layers) for report in reports]), out)
@@ -51,10 +52,11 @@ def probe_gradients(home: Home, words: Sequence[str], device: str, out: Path | N
     """Probe each network on the first batch it trains on; `out` is for a picture. Raises GpuqError."""
     if out is not None:
         figure.check_path(out)
-    reports = [
-        GradientsReport(subject=subject.title, probe=gradients.probe(subject.network, *subject.batch()))
-        for subject in load(home, choose(home, words), device)
-    ]
+    reports = []
+    for subject in load(home, choose(home, words), device):
+        with in_one_line(subject.title):
+            probe = gradients.probe(subject.network, *subject.batch())
+        reports.append(GradientsReport(subject=subject.title, probe=probe))
     if out is not None:
         figure.save(probes.gradients_figure([(report.subject, report.probe) for report in reports]), out)
     return reports

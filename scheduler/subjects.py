@@ -1,12 +1,13 @@
 """What the words after `gpuq probe` and `gpuq plot` mean: jobs by id, or job files."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from jobs.errors import GpuqError, InputError
+from jobs.errors import GpuqError, InputError, in_words
 from jobs.job_file import read_job_files
 from jobs.run_dir import RunDir
 from jobs.spec import JobSpec
@@ -50,17 +51,27 @@ def load(home: Home, choices: Iterable[Choice], device: str) -> "Iterator[Subjec
     """
     import torch
 
-    from augment.errors import DataError
     from jobs.diagnostics.subject import load_subject
-    from models.errors import ModelError
 
     chosen = torch.device(choose_device(device).torch_device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError([f"--device {device}: torch sees no GPU here"])
     for choice in choices:
         weights = None if choice.files is None else weights_of(choice.files, choice.title)
-        try:
-            yield load_subject(choice.title, choice.spec, weights, chosen, home.cache)
-        except (DataError, ModelError) as error:
-            raise GpuqError(f"{choice.title}: {error}") from error
+        with in_one_line(choice.title):
+            subject = load_subject(choice.title, choice.spec, weights, chosen, home.cache)
+        yield subject
+
+
+@contextmanager
+def in_one_line(title: str) -> Iterator[None]:
+    """Whatever a network or its data raise becomes a GpuqError of one line that names the job."""
+    try:
+        yield
+    except GpuqError:
+        raise
+    except Exception as error:  # a network of a user's file may raise anything
+        raise GpuqError(f"{title}: {in_words(error)}") from error
 
 
 def weights_of(files: RunDir, title: str) -> Path:

@@ -119,6 +119,16 @@ class TestProbe:
             "gpuq: job 3 points has no checkpoint: it has not trained yet; its job file shows it with fresh weights\n"
         )
 
+    def test_a_network_that_raises_is_one_line(self, told: Told, ran: Gpuq) -> None:
+        ran.write(
+            "raises.py", "import torch\n\n\ndef build(classes, channels):\n    return torch.nn.Linear(1, classes)\n"
+        )
+        file = ran.write("raises.toml", IMAGES.replace('"resnet-8"\nwidth = 4', '"raises.py:build"'))
+        for what in (("probe", "gradients"), ("probe", "activations"), ("plot", "landscape")):
+            code, out, err = told(*what, file)
+            assert (code, out) == (1, "")
+            assert err.splitlines()[-1].startswith("gpuq: raises: RuntimeError: ")
+
 
 class TestPlot:
     def test_gradient_flow_of_a_job_that_recorded_it(self, told: Told) -> None:
@@ -259,6 +269,7 @@ class TestCompare:
         (("probe", "gradients", "nowhere.toml"), "nowhere.toml: cannot be read"),
         (("plot", "curves", "points.toml"), "'points.toml' is not a job's id"),
         (("probe", "gradients", "1", "--device", "tpu"), "expected auto, cpu, cuda or cuda:INDEX, got 'tpu'"),
+        (("probe", "gradients", "1", "--device", "cuda"), "cuda"),
         (("plot", "landscape", "1", "--grid", "2"), "2 is not in the range"),
         (("probe", "gradients", "1", "--show"), "--show needs --out"),
     ],
