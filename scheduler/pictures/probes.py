@@ -17,17 +17,22 @@ from scheduler.pictures.figure import add_grid, colour, legend_below, line_style
 MAX_LABELS = 60
 _LABEL_LENGTH = 32  # a longer name is shown by its end
 _MARKERS_A_LINE = 20
+_ROWS_A_COLUMN = 3  # for three networks one column, for twelve two: the picture stays about square
 _GROUPS = ("conv", "linear", "attention", "activation", "dead")
 
 
 def activations_figure(probes: Sequence[tuple[str, Sequence[LayerActivations]]]) -> Figure:
     """Mean ± standard deviation and percent of zeros of every layer, in the order computed; a block a network.
 
-    What is not finite is not drawn. Of many layers every second, third … is named, MAX_LABELS at most.
+    `probes` holds one at least. What is not finite is not drawn. Of many layers every second, third … is named, at most
+    MAX_LABELS.
     """
     longest = max((len(layers) for _, layers in probes), default=0)
-    figure = new_figure(max(6.5, 1.5 + 0.17 * min(longest, MAX_LABELS)), 4.8 * len(probes))
-    for block, (title, layers) in zip(figure.subfigures(len(probes), squeeze=False).flat, probes, strict=True):
+    columns = math.ceil(math.sqrt(len(probes) / _ROWS_A_COLUMN))
+    rows = math.ceil(len(probes) / columns)
+    figure = new_figure(columns * max(6.5, 1.5 + 0.17 * min(longest, MAX_LABELS)), rows * 4.8)
+    blocks = figure.subfigures(rows, columns, squeeze=False).flat
+    for block, (title, layers) in zip(blocks, probes, strict=False):  # the last blocks may stay empty
         block.suptitle(title, parse_math=False)
         _draw_layers(block, layers)
     present = {_group(layer) for layer in chain.from_iterable(layers for _, layers in probes)}

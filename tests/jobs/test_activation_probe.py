@@ -1,5 +1,6 @@
 """The activation probe: every layer's output, in order, measured before anything writes over it."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from statistics import fmean, pstdev
@@ -52,6 +53,19 @@ class Twice(nn.Module):
 class Failing(nn.Module):
     def forward(self, _: Tensor) -> Tensor:
         raise RuntimeError("in the middle of it")
+
+
+class Recovering(nn.Module):
+    """Goes on where a module of its own failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Failing()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with contextlib.suppress(RuntimeError):
+            self.inner(x)
+        return F.relu(x)
 
 
 def names(network: nn.Module, *shape: int) -> list[str]:
@@ -189,6 +203,10 @@ def test_nothing_is_left_on_the_network_or_on_torch(last: nn.Module) -> None:
         probe(network, torch.randn(1, 2))
     hooks = [hook for module in network.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
     assert (hooks, _get_current_function_mode_stack()) == ([], [])
+
+
+def test_a_module_that_failed_is_no_longer_at_work() -> None:
+    assert names(Recovering(), 1, 2) == ["relu"]
 
 
 def test_a_network_without_layers_has_none() -> None:

@@ -134,6 +134,7 @@ def test_kaiming_keeps_relu_networks_healthy(depth: int) -> None:
         ("vggnet-bn", {}, Verdict.HEALTHY),
         ("resnet", {}, Verdict.HEALTHY),
         ("resnet-56", {}, Verdict.HEALTHY),
+        ("plainnet-56", {}, Verdict.HEALTHY),
         ("plainnet-110", {}, Verdict.EXPLODING),
     ],
 )
@@ -151,6 +152,16 @@ def test_weights_ten_times_too_large_explode(name: str, images: Batch) -> None:
         for parameter in network.parameters():
             parameter.mul_(10 if parameter.ndim > 1 else 1)
     assert probe(network, *images).verdict is Verdict.EXPLODING
+
+
+def test_gradients_that_grow_on_their_way_back_explode_however_small_the_loss() -> None:
+    layers = [nn.Linear(20, 20) for _ in range(24)]
+    for linear in layers:
+        nn.init.normal_(linear.weight)
+    network = nn.Sequential(nn.Linear(2, 20), *(nn.Sequential(nn.Tanh(), linear) for linear in layers))
+    found = probe(network, *points())
+    assert found.loss < 10
+    assert found.verdict is Verdict.EXPLODING
 
 
 @settings(deadline=None, max_examples=10, derandomize=True)

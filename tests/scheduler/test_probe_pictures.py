@@ -116,6 +116,13 @@ def test_each_network_has_its_outputs_and_its_zeros() -> None:
     assert [block.get_suptitle() for block in figure.subfigs] == ["one", "two"]
 
 
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_many_networks_stand_side_by_side(count: int) -> None:
+    figure = activations_figure([(f"{i}", [layer("a")]) for i in range(count)])
+    assert len(figure.axes) == 2 * count
+    assert 0.3 < figure.get_figwidth() / figure.get_figheight() < 3
+
+
 def test_layers_are_named_in_their_order() -> None:
     figure = activations_figure([("one", [layer("conv"), layer("act", "relu"), layer("fc", "linear")])])
     assert tick_labels(figure.axes[1]) == ["conv", "act", "fc"]
