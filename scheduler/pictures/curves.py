@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import median
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ _GREY = "0.35"
 _RAW: dict[str, Any] = {"alpha": 0.3, "linewidth": 0.8, "marker": None}  # behind a smoothed curve
 _FEW = 5  # jobs that colours alone tell apart at a glance
 _MARKERS_A_CURVE = 8
+_WIDE = 30  # times the median
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,17 @@ def curves_figure(runs: Sequence[Curves], *, by: Counted = "epoch", ema: float =
             _draw(axes, x, [panel.train(line) for line in run.lines], ema, style | _training(symbol))
             _draw(axes, x, [panel.validation(line) for line in run.lines], ema, style | _validation(symbol))
         _lay_out(axes, by, panel.label)
+    _widen_loss(figure.axes[0], runs)
     legend_below(figure, _legend(runs, ema, marked=marked))
     return figure
+
+
+def _widen_loss(axes: Axes, runs: Sequence[Curves]) -> None:
+    """A logarithmic scale where a loss on its own one would flatten the others: a network that nearly diverged."""
+    losses = [value for run in runs for line in run.lines for value in (line.train_loss, line.validation_loss)]
+    if min(losses) > 0 and max(losses) > _WIDE * median(losses):
+        axes.set_yscale("log")
+        axes.set_ylabel("cross entropy (nats, log scale)")
 
 
 def _training(symbol: str | None) -> dict[str, Any]:

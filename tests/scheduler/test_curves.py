@@ -214,3 +214,11 @@ def test_where_nothing_is_left_out_nothing_is_said() -> None:
 def test_a_job_that_recorded_no_gradients_is_refused_with_the_way_to_have_them(lines: list[FlowLine]) -> None:
     with pytest.raises(GpuqError, match=r"^3 vgg38: no gradient flow was recorded; .*gradient_flow = true"):
         gradient_flow_figure("3 vgg38", lines)
+
+
+def test_a_loss_far_above_the_others_makes_the_scale_logarithmic() -> None:
+    ordinary = curves_figure([run()]).axes[0]
+    wild = Curves(title="4 wild", lines=[replace(line, validation_loss=1e4) for line in lines(1)] + lines(4)[1:])
+    shared = curves_figure([run(epochs=9), wild]).axes[0]
+    assert (ordinary.get_yscale(), shared.get_yscale()) == ("linear", "log")
+    assert shared.get_ylabel() == "cross entropy (nats, log scale)"
