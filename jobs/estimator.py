@@ -3,19 +3,26 @@
 It sees no GPU. What a traced network prints goes to standard error, never between the replies.
 """
 
+import contextlib
 import importlib
+import math
 import os
+import resource
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from jobs import largest_batch
 from jobs.errors import in_words
+from jobs.resident import private_writable_bytes, resident_bytes, worker_modules
 from jobs.spec import JobSpec
-from jobs.trace_messages import Reply, Request
+from jobs.trace_messages import Message, OutOfMemory, Reply, Request, Tracing
+from jobs.worker import die_with_parent
 
 if TYPE_CHECKING:
     from jobs.trace import DataShape, Trace
@@ -26,16 +33,30 @@ MiB = 1 << 20
 # malloc keeps beside the tensors. Fitted to 16 jobs of benchmarks/memory.py (seed 1), checked on those of another seed.
 CPU_TRAINING_BYTES = 120 * MiB
 CPU_SLACK_SHARE = 0.35
-# cuBLAS's workspaces, which the caching allocator gives it (torch's notes on CUDA semantics, "cuBLAS workspaces").
-CUDA_WORKSPACE_BYTES = 64 * MiB
 
 
 def main() -> None:
+    """Answer requests until there are no more, or a network takes more memory than it may: it may still hold it."""
+    die_with_parent()
+    own_pid = os.getpid()
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    for request in _requests():
-        replies.write(msgspec.json.encode(answer(request)) + b"\n")
+
+    def say(message: Message) -> None:
+        if os.getpid() != own_pid:  # a network has forked, and this is the fork
+            os._exit(0)
+        replies.write(msgspec.json.encode(message) + b"\n")
         replies.flush()
+
+    for request in _requests():
+        reply: Reply | OutOfMemory
+        try:
+            reply = answer(request, say)
+        except MemoryError:
+            reply = OutOfMemory(key=request.key)
+        say(reply)
+        if isinstance(reply, OutOfMemory):
+            os._exit(1)
 
 
 def _requests() -> Iterator[Request]:
@@ -43,33 +64,89 @@ def _requests() -> Iterator[Request]:
         yield msgspec.json.decode(line, type=Request)
 
 
-def answer(request: Request) -> Reply:
-    """The predicted bytes of a job by component, or why it cannot be told."""
+def answer(request: Request, say: Callable[[Tracing], None] = lambda _: None) -> Reply:
+    """The predicted bytes of a job by component, or why it cannot be told; `say` hears when its data are prepared.
+
+    Raises MemoryError if the network took more memory than the request allows.
+    """
     try:
         process_bytes = imports_bytes(request.spec)
         import torch
 
         from jobs.trace import trace_job
 
-        device = torch.device(request.device)
-        workspace_bytes = 0 if device.type == "cpu" else CUDA_WORKSPACE_BYTES
-        traced = trace_job(request.spec, data_shape(request), device, request.precision, workspace_bytes)
+        shape = data_shape(request)
     except Exception as error:
-        return Reply(key=request.key, error=in_words(error) + _advice(error))
-    if request.device == "cpu":
-        components = cpu_components(traced, process_bytes)
-    else:
-        components = cuda_components(traced, request.context_bytes)
-    return Reply(key=request.key, components=components, parameters=traced.parameters)
+        return Reply(key=request.key, error=in_words(error))
+    device = torch.device(request.device)
+    workspace_bytes = 0 if device.type == "cpu" else request.constants.workspace_bytes
+
+    def predicted(request: Request) -> tuple[dict[str, int], int]:
+        say(Tracing(key=request.key, resident_bytes=resident_bytes()))
+        with _limited(request):
+            traced = trace_job(request.spec, shape, device, request.precision, workspace_bytes)
+        if request.device == "cpu":
+            return cpu_components(traced, process_bytes), traced.parameters
+        return cuda_components(traced, request.constants.context_bytes), traced.parameters
+
+    try:
+        components, parameters = predicted(request)
+    except BaseException as error:  # a network may raise anything: KeyboardInterrupt, SystemExit
+        return Reply(key=request.key, error=_blame(request, error))
+    size = sum(components.values())
+    largest = largest_batch.search(request, size, shape.train, lambda other: sum(predicted(other)[0].values()))
+    return Reply(key=request.key, components=components, parameters=parameters, largest_batch_size=largest)
 
 
-def _advice(error: Exception) -> str:
+def _blame(request: Request, error: BaseException) -> str:
+    """What a network has raised, as a line that names it. Raises MemoryError if it ran out of memory."""
+    from jobs.memory import is_out_of_memory
+
+    if is_out_of_memory(error.__cause__ or error):  # an error of its builder is the cause of a ModelError
+        raise MemoryError
+    name, words = request.spec.model.name, in_words(error).removesuffix(": ")
+    return ("" if name in words else f"{name}: ") + words + _advice(error)
+
+
+def _advice(error: BaseException) -> str:
     """What to do about a network whose path depends on its data: a trace has none."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
         return '; it reads values of tensors, so it cannot be traced: declare [resources] memory, such as "6 GiB"'
     return ""
+
+
+@contextlib.contextmanager
+def _limited(request: Request) -> Iterator[None]:
+    """Hold this process, and each that it forks, to the request's limits. Beyond that of the CPU, SIGXCPU ends it.
+
+    That of memory is of what is private and writable, the allocations, and not of mapped files.
+    """
+    with (
+        _limit(resource.RLIMIT_DATA, _imported_data_bytes(), request.memory_limit_bytes),
+        _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()), request.cpu_limit_s),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _limit(kind: int, taken: int, more: int | None) -> Iterator[None]:
+    """Allow `more` of a resource than has been `taken`; None is no limit (getrlimit(2))."""
+    before = _, hard = resource.getrlimit(kind)
+    if more is not None:
+        soft = taken + more
+        resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+@cache
+def _imported_data_bytes() -> int:
+    """Private writable memory of this process before it traces its first network."""
+    return private_writable_bytes()
 
 
 def data_shape(request: Request) -> "DataShape":
@@ -144,12 +221,7 @@ def cuda_components(traced: "Trace", context_bytes: int) -> dict[str, int]:
 
 def imports_bytes(spec: JobSpec) -> int:
     """Resident memory of a process that has imported what this job's worker imports."""
-    needed = ["jobs.train"]
-    if spec.data.augment != "none":
-        needed.append("augment.operations")
-    if spec.model.name.startswith("torchvision:"):
-        needed.append("torchvision")
-    return _bare_bytes() + sum(_import_cost(module) for module in needed)
+    return _bare_bytes() + sum(_import_cost(module) for module in worker_modules(spec))
 
 
 @cache
@@ -163,11 +235,6 @@ def _import_cost(module: str) -> int:
     before = resident_bytes()
     importlib.import_module(module)
     return max(0, resident_bytes() - before)
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process (/proc/self/statm, second field; proc(5))."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

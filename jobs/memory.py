@@ -29,6 +29,19 @@ def peak_bytes(device: torch.device, context_bytes: int = 0) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def parts(device: torch.device, imported_bytes: int | None, loaded_bytes: int | None) -> dict[str, int | None]:
+    """What is known of the parts of the peak, as a `Peak` names them, given resident memory at two earlier moments.
+
+    On CUDA: the caching allocator's peaks, of tensors and its library workspaces, and of what it reserved.
+    """
+    if device.type == "cuda":
+        return {
+            "allocated_bytes": torch.cuda.max_memory_allocated(device),
+            "reserved_bytes": torch.cuda.max_memory_reserved(device),
+        }
+    return {"imported_bytes": imported_bytes, "loaded_bytes": loaded_bytes}
+
+
 def requested_bytes(error: BaseException) -> int | None:
     """The allocation that failed, as torch's message tells it; None if it does not."""
     told = re.search(r"[Tt]ried to allocate ([\d.]+) ([KMG]iB|bytes)", str(error))

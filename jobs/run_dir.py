@@ -79,9 +79,13 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class Peak(Struct, frozen=True, kw_only=True):
-    """The most device memory a worker held; written when it ends on its own."""
+    """The most device memory a worker held, and what it knows of the parts; written when it ends on its own."""
 
     peak_bytes: int
+    imported_bytes: int | None = None  # on the CPU: resident once everything was imported …
+    loaded_bytes: int | None = None  # … and once data and network were in place
+    allocated_bytes: int | None = None  # on CUDA: the most in tensors …
+    reserved_bytes: int | None = None  # … and in the caching allocator
 
 
 class ExitRecord(Struct, frozen=True, kw_only=True):

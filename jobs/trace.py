@@ -2,10 +2,12 @@
 
 A fake tensor has a size and no data, so a trace costs neither the memory nor the time of the real step
 (torch's FakeTensorMode). It runs on fake CPU tensors whatever the device: fake CUDA tensors need a GPU to go backward.
+For a GPU `jobs.cuda_semantics` has them cast, and keep, what CUDA's would.
 """
 
 import weakref
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,6 +23,7 @@ import models.registry
 from augment.policies import policy
 from augment.resident import Batches, ResidentSet, stored_as
 from jobs.allocator import Event, replay
+from jobs.cuda_semantics import as_on_cuda
 from jobs.diagnostics.gradient_flow import GradientFlow
 from jobs.diagnostics.plane import Plane
 from jobs.diagnostics.survey import evaluation_batch_size
@@ -119,10 +122,11 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
     network = models.registry.build(
         spec.model.name, spec.model.options, input_shape=shape.input_shape, classes=shape.classes
     )
+    network = network.to(memory_format=torch.channels_last)  # as jobs.data.build_network does
     parameters = sum(parameter.numel() for parameter in network.parameters())
     fake, memory = FakeTensorMode(), StorageTrace()
     make_fake(network, fake)
-    with fake, memory:
+    with fake, memory, _semantics(device):
         memory.track([*network.parameters(), *network.buffers()])
         parameters_bytes = memory.live_bytes
         train, validation, test = (_resident(images, shape) for images in (shape.train, shape.validation, shape.test))
@@ -159,6 +163,10 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
             reserved_peak_bytes=replay(memory.events).peak_reserved_bytes,
             parameters=parameters,
         )
+
+
+def _semantics(device: torch.device) -> AbstractContextManager[None]:
+    return as_on_cuda() if device.type == "cuda" else nullcontext()
 
 
 def trace_landscape(network: nn.Module, batch: tuple[Tensor, Tensor], precision: str) -> None:

@@ -4,6 +4,7 @@ It ends with an ExitCode and leaves its reasons in the attempt's files. Its log 
 """
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobs.errors import UNDERSTOOD, GpuqError, in_words
+from jobs.resident import resident_bytes, worker_modules
 from jobs.run_dir import AttemptFiles, ExitCode, Failure, Launch, Peak, RunDir, read_record, write_record
 from jobs.spec import JobSpec
 
@@ -51,13 +53,17 @@ def run_attempt(
     """Train, and turn every way that training can end into an exit code and the attempt's files."""
     import torch
 
-    from jobs.memory import cap_memory, is_out_of_memory, peak_bytes, requested_bytes
+    from jobs.memory import cap_memory, is_out_of_memory, parts, peak_bytes, requested_bytes
     from jobs.train import StopRequested, Surroundings, Trainer
 
     device = torch.device(launch.device)
     torch.set_num_threads(spec.resources.threads)
+    imported_bytes = loaded_bytes = None
     try:
         cap_memory(device, launch.reservation_bytes, launch.context_bytes)
+        for module in worker_modules(spec):
+            importlib.import_module(module)
+        imported_bytes = resident_bytes()
         around = Surroundings(
             device=device,
             precision=launch.precision,
@@ -67,7 +73,9 @@ def run_attempt(
             context_bytes=launch.context_bytes,
             should_stop=should_stop,
         )
-        write_record(files.result, Trainer(spec, around).run())
+        trainer = Trainer(spec, around)
+        loaded_bytes = resident_bytes()
+        write_record(files.result, trainer.run())
         return ExitCode.SUCCEEDED
     except StopRequested:
         return ExitCode.STOPPED
@@ -79,7 +87,8 @@ def run_attempt(
             return ExitCode.OUT_OF_MEMORY
         return ExitCode.REFUSED if isinstance(error, UNDERSTOOD) else ExitCode.FAILED
     finally:
-        write_record(attempt.peak, Peak(peak_bytes=peak_bytes(device, launch.context_bytes)))
+        known = parts(device, imported_bytes, loaded_bytes)
+        write_record(attempt.peak, Peak(peak_bytes=peak_bytes(device, launch.context_bytes), **known))
 
 
 def die_with_parent() -> None:

@@ -148,20 +148,44 @@ def models(as_json: bool) -> None:
 
 
 @cli.command()
-@files_argument
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--check", type=int, metavar="ID", help="Compare a job's estimate with what it really used.")
 @json_option
 @device_option
+@memory_option
 @click.pass_context
-def estimate(ctx: click.Context, files: tuple[Path, ...], as_json: bool, device: str) -> None:
-    """Predict the memory of the jobs of TOML files, without running or queueing them."""
-    from scheduler.forecast import forecast_files, show_forecasts
+def estimate(
+    ctx: click.Context, files: tuple[Path, ...], check: int | None, as_json: bool, device: str, memory: int | None
+) -> None:
+    """Predict the memory of the jobs of TOML files, without running or queueing them.
 
-    forecasts = forecast_files(current_home(), files, device)
+    Tells what takes it, and the largest batch size with which a job would fit the device alone.
+    """
+    if (check is None) == (not files):
+        raise click.UsageError("expected job files, or --check and a job's id")
+    if check is not None:
+        _check_estimate(check, as_json)
+        return
+    from scheduler.forecast import forecast_files
+
+    outlook = forecast_files(current_home(), files, device, memory)
     if as_json:
-        print_json({"estimates": forecasts})
+        print_json({"estimates": outlook.forecasts})
     else:
-        show_forecasts(forecasts)
-    ctx.exit(1 if any(forecast.error for forecast in forecasts) else 0)
+        from scheduler.forecast_view import show
+
+        show(outlook)
+    ctx.exit(1 if any(forecast.error for forecast in outlook.forecasts) else 0)
+
+
+def _check_estimate(job_id: int, as_json: bool) -> None:
+    from scheduler.check import check_job, show
+
+    told = check_job(current_home(), job_id)
+    if as_json:
+        print_json({"check": told})
+    else:
+        show(told)
 
 
 @cli.command()
@@ -198,6 +222,28 @@ def stop() -> None:
     stop_dispatcher(dispatcher)
     left = as_ranges(job.id for job in store.queued())
     click.echo("dispatcher stopped" + (f"; queued, for `gpuq start` to go on with: {left}" if left else ""))
+
+
+@cli.command()
+@click.option("--calibrate", is_flag=True, help="First measure the constants of the GPU, and keep them.")
+@json_option
+@device_option
+@click.pass_context
+def doctor(ctx: click.Context, calibrate: bool, as_json: bool, device: str) -> None:
+    """Check that gpuq can work here, and say what to do where it cannot."""
+    from scheduler import doctor as doctors
+    from scheduler.device import choose_device
+
+    home, chosen = current_home(), choose_device(device)
+    if calibrate:
+        doctors.calibrate(home, chosen)
+    checks = doctors.examine(home, chosen)
+    is_right = all(check.is_right for check in checks)
+    if as_json:
+        print_json({"ok": is_right, "checks": checks})
+    else:
+        doctors.show(checks)
+    ctx.exit(0 if is_right else 1)
 
 
 for diagnostic in (probe, plot, compare):

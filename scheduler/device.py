@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from jobs.errors import InputError
+from jobs.trace_messages import Constants
 from scheduler.errors import DeviceUnreadableError
 
 MiB = 1 << 20
 GiB = 1 << 30
 
-CUDA_CONTEXT_BYTES = 600 * MiB  # of a process on a GPU, beside its caching allocator; until it is measured
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -35,19 +35,28 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def budget_bytes(self) -> int:
         return max(0, self.total_bytes - self.used_by_others_bytes - self.headroom_bytes)
 
+    @property
+    def capacity_bytes(self) -> int:
+        """The budget if nobody else used the device."""
+        return max(0, self.total_bytes - self.headroom_bytes)
+
 
 class Device(Protocol):
     """What the dispatcher needs of a device."""
 
     kind: str
     torch_device: str
-    context_bytes: int
+    constants: Constants  # measured ones once `scheduler.calibration` knows them
 
     def snapshot(self, workers: Mapping[int, int]) -> Snapshot:
         """The device now; `workers` are our processes by pid, with the bytes each has reported of itself.
 
         Raises DeviceUnreadableError.
         """
+        ...
+
+    def driver_version(self) -> str | None:
+        """None where there is no driver. Raises DeviceUnreadableError."""
         ...
 
     def auto_precision(self) -> str:
@@ -64,9 +73,9 @@ class CpuDevice:
 
     kind = "cpu"
     torch_device = "cpu"
-    context_bytes = 0
 
     def __init__(self, memory_bytes: int | None = None) -> None:
+        self.constants = Constants(context_bytes=0, workspace_bytes=0)
         self._memory_bytes = memory_bytes
 
     def snapshot(self, workers: Mapping[int, int]) -> Snapshot:
@@ -95,6 +104,9 @@ class CpuDevice:
             used_by_worker=resident,
         )
 
+    def driver_version(self) -> str | None:
+        return None
+
     def auto_precision(self) -> str:
         return "fp32"
 
@@ -111,10 +123,10 @@ class CudaDevice:
 
     kind = "cuda"
     torch_device = "cuda:0"  # a worker sees this GPU alone
-    context_bytes = CUDA_CONTEXT_BYTES
 
     def __init__(self, index: int = 0) -> None:
         """Raises InputError if there is no such GPU to be seen."""
+        self.constants = Constants()
         visible = visible_gpus()
         if visible is not None and index >= len(visible):
             raise InputError([f"--device: cuda:{index} is not among CUDA_VISIBLE_DEVICES={','.join(visible)}"])
@@ -151,6 +163,15 @@ class CudaDevice:
             headroom_bytes=max(256 * MiB, total // 50),
             used_by_worker=held,
         )
+
+    def driver_version(self) -> str | None:
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        except pynvml.NVMLError as error:
+            raise DeviceUnreadableError(f"the driver of GPU {self._gpu} cannot be read: {error}") from error
 
     def auto_precision(self) -> str:
         """bf16 from compute capability 8.0 on (CUDA C++ Programming Guide, "Compute Capabilities")."""

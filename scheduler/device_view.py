@@ -15,6 +15,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     snapshot: Snapshot
     reserved_bytes: int
     error: str | None = None  # why the device could not be read
+    warning: str | None = None  # why estimates for it are less sure
 
 
 def write_view(path: Path, view: DeviceView) -> None:

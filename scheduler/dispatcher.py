@@ -1,8 +1,8 @@
-"""The one process per device that starts and watches attempts. One tick: reap, follow, estimate, measure, place."""
+"""The one process per device that starts and watches attempts. One tick: reap, follow, measure, estimate, place."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jobs.run_dir import (
@@ -17,21 +17,23 @@ from jobs.run_dir import (
     read_metrics,
     read_record,
 )
+from jobs.trace_messages import Reply
 from jobs.units import format_bytes
 from scheduler import estimate as estimates
+from scheduler.calibration import Calibrator
 from scheduler.device import Device, Snapshot, chosen_precision, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
 from scheduler.errors import DeviceUnreadableError
-from scheduler.estimate import Estimate
+from scheduler.estimate import Estimate, History
 from scheduler.eta import remaining_s
 from scheduler.home import Home
 from scheduler.placement import Candidate, Capacity, Placement, Resident, plan
-from scheduler.records import Attempt, Job
+from scheduler.records import Attempt, Job, Prediction
 from scheduler.states import Outcome, State, Wish
 from scheduler.store import Store
 from scheduler.supervisor import Supervisor
 from scheduler.tracing import Failed, Tracer
-from scheduler.verdict import judge, out_of_memory_in_a_row
+from scheduler.verdict import judge
 
 TICK_S = 0.25
 GRACE_S = 30.0  # a worker may need this long to finish a step and write a checkpoint
@@ -63,6 +65,7 @@ class Dispatcher:
         *,
         supervisor: Supervisor | None = None,
         tracer: Tracer | None = None,
+        calibrator: Calibrator | None = None,
         grace_s: float = GRACE_S,
     ) -> None:
         self._home = home
@@ -70,9 +73,11 @@ class Dispatcher:
         self._device = device
         self._supervisor = supervisor or Supervisor()
         self._tracer = tracer or Tracer(device, home.cache, home.estimator_log)
+        self._calibrator = calibrator or Calibrator(device, home)
         self._grace_s = grace_s
         self._metrics_seen: dict[tuple[int, int], int] = {}  # (job, attempt) → size of metrics.jsonl
         self._signatures: dict[int, str] = {}
+        self._history: History | None = None  # None: to be read, again if an attempt has ended
         self.stopping = False
 
     def tick(self) -> None:
@@ -83,8 +88,14 @@ class Dispatcher:
             except Exception:  # one attempt's trouble must not keep the others from being followed
                 log.exception("job %d cannot be followed", live.job.id)
         if not self.stopping:
-            self._estimate()
-            self._place()
+            snapshot = self._measure()
+            if snapshot is not None and self._calibrator.is_measuring(snapshot, self._store.live_attempts()):
+                self._hold_all("waiting until the constants of the device are measured")
+                return
+            history = self._known(snapshot)
+            self._estimate(snapshot, history)
+            if snapshot is not None:
+                self._place(snapshot, history)
 
     def shut_down(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Have all attempts checkpoint and end, their jobs queued again; within the grace time."""
@@ -97,6 +108,7 @@ class Dispatcher:
     def leave(self) -> None:
         """Let go of what is not an attempt; attempts go on, for the next dispatcher to find."""
         self._tracer.close()
+        self._calibrator.close()
 
     # -- attempts that live -------------------------------------------------------------------------------------
 
@@ -147,87 +159,122 @@ class Dispatcher:
         files = live.attempt_files
         job = self._store.job(live.job.id)
         *earlier, attempt = self._store.counted_attempts(job)
+        live = Live(job, attempt, live.files)  # as it is after the last metrics
         failure, result = read_record(files.failure, Failure), read_record(live.files.result, Result)
         verdict = judge(ended, failure, job.wish, attempt, earlier, has_result=result is not None)
         log.info("job %d attempt %d: %s%s", attempt.job_id, attempt.number, verdict.outcome, _because(verdict.reason))
         self._signatures.pop(job.id, None)  # a user's file may change before the next attempt
+        self._history = None
         self._store.end_attempt(
             attempt,
             verdict.outcome,
             verdict.reason,
             requeue=verdict.requeue,
             exit_code=ended.exit_code if ended.signal is None else -ended.signal,
-            peak_bytes=self._peak_bytes(read_record(files.peak, Peak), ended),
+            peak_bytes=self._needed_bytes(live, verdict.outcome, ended, failure),
+            shows_peak=estimates.shows_its_peak(job.spec, verdict.outcome, attempt.start_step, _last_step(live)),
             test_accuracy=None if result is None else result.test_accuracy,
         )
 
-    def _peak_bytes(self, peak: Peak | None, ended: ExitRecord) -> int | None:
+    def _needed_bytes(self, live: Live, outcome: Outcome, ended: ExitRecord, failure: Failure | None) -> int | None:
+        """The most memory an attempt held; if it ran out of memory, what it needed at least."""
+        peak = read_record(live.attempt_files.peak, Peak)
         reported = 0 if peak is None else peak.peak_bytes
         resident = ended.resident_peak_bytes if self._device.kind == "cpu" else 0
-        return max(reported, resident) or None
+        held = max(reported, resident, live.attempt.peak_bytes or 0)
+        if outcome is not Outcome.OUT_OF_MEMORY:
+            return held or None
+        requested = None if failure is None else failure.requested_bytes
+        return estimates.needed_at_least(live.attempt.reservation_bytes, held, requested)
 
     # -- jobs that wait -----------------------------------------------------------------------------------------
 
-    def _estimate(self) -> None:
+    def _measure(self) -> Snapshot | None:
+        """The device now, left for others to see; if it cannot be read, None, and queued jobs wait for that reason."""
+        live = self._store.live_attempts()
+        try:
+            snapshot = self._device.snapshot(self._reported(live))
+        except DeviceUnreadableError as error:
+            self._show(unreadable(self._device), live, str(error))
+            self._hold_all(str(error))
+            return None
+        self._show(snapshot, live)
+        return snapshot
+
+    def _hold_all(self, reason: str) -> None:
+        for job in self._store.queued():
+            self._store.set_reason(job.id, reason)
+
+    def _known(self, snapshot: Snapshot | None) -> History:
+        """What attempts on this device have taught; nothing as long as it has not been read."""
+        if self._history is None and snapshot is not None:
+            self._history = self._store.history(snapshot.kind, snapshot.name)
+        return self._history or History()
+
+    def _estimate(self, snapshot: Snapshot | None, history: History) -> None:
         """Have jobs without an estimate estimated, and take over what has become known."""
         for job_id, reply in self._tracer.poll().items():
             if isinstance(reply, Failed):
                 self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
             else:
-                self._store.set_estimate(job_id, estimates.modelled(reply.components, reply.parameters))
+                self._store.set_estimate(job_id, _modelled(reply))
         for job in sorted(self._store.queued(), key=lambda job: (-job.priority, job.id)):
             if job.estimate is None and job.id not in self._tracer.pending:
-                self._estimate_one(job)
+                self._estimate_one(job, snapshot, history)
 
-    def _estimate_one(self, job: Job) -> None:
-        known = estimates.best(job.spec, self._store.measured_peak(self._signature(job)), None)
+    def _estimate_one(self, job: Job, snapshot: Snapshot | None, history: History) -> None:
+        known = estimates.best(job.spec, self._signature(job), history, None)
         if known is not None:
             self._store.set_estimate(job.id, known)
         else:
-            self._tracer.ask(job.id, job.spec, prepare=True)
+            most_bytes = None if snapshot is None else estimates.most_bytes(snapshot.capacity_bytes, history)
+            self._tracer.ask(job.id, job.spec, prepare=True, most_bytes=most_bytes)
 
     def _signature(self, job: Job) -> str:
         if job.id not in self._signatures:
             self._signatures[job.id] = estimates.signature(job.spec, self._device.kind)
         return self._signatures[job.id]
 
-    def _place(self) -> None:
-        live = self._store.live_attempts()
+    def _place(self, snapshot: Snapshot, history: History) -> None:
+        resident = [self._resident(attempt, snapshot) for attempt in self._store.live_attempts()]
         queued = self._store.queued()
-        try:
-            snapshot = self._device.snapshot(self._reported(live))
-        except DeviceUnreadableError as error:
-            self._show(unreadable(self._device), live, str(error))
-            for job in queued:
-                self._store.set_reason(job.id, str(error))
-            return
-        self._show(snapshot, live)
-        resident = [self._resident(attempt, snapshot) for attempt in live]
-        decision = plan([self._candidate(job) for job in queued], resident, _capacity(snapshot))
+        known = self._corrected(queued, history)
+        decision = plan([_candidate(job, known.get(job.id)) for job in queued], resident, _capacity(snapshot))
         for placement in decision.placements:
-            self._start(placement)
+            self._start(placement, known[placement.job_id], snapshot)
         for job_id, reason in decision.waiting.items():
             self._store.set_reason(job_id, reason)
         for job_id, reason in decision.impossible.items():
             self._store.finish_queued(job_id, Outcome.FAILED, reason)
 
     def _show(self, snapshot: Snapshot, live: list[Attempt], error: str | None = None) -> None:
-        view = DeviceView(snapshot=snapshot, reserved_bytes=reserved_bytes(live), error=error)
+        view = DeviceView(
+            snapshot=snapshot,
+            reserved_bytes=reserved_bytes(live),
+            error=error,
+            warning=self._calibrator.warning,
+        )
         write_view(self._home.device_view, view)
 
-    def _candidate(self, job: Job) -> Candidate:
-        estimate = self._current_estimate(job)
-        reservation = None if estimate is None else estimate.reservation_bytes
-        return Candidate(job.id, job.priority, reservation, job.spec.resources.threads)
+    def _corrected(self, queued: Sequence[Job], history: History) -> dict[int, Estimate]:
+        """The estimates that there are, by job, corrected by what has been learned since they were made."""
+        known, changed = {}, {}
+        for job in queued:
+            estimate = estimates.best(job.spec, self._signature(job), history, job.estimate)
+            if job.estimate is not None and estimate is not None:
+                known[job.id] = estimates.beyond(estimate, self._exceeded_bytes(job))
+                if estimate != job.estimate:
+                    changed[job.id] = estimate
+        if changed:
+            self._store.set_estimates(changed)
+        return known
 
-    def _current_estimate(self, job: Job) -> Estimate | None:
-        """The job's estimate, corrected by what has been measured since it was made."""
-        if job.estimate is None:
+    def _exceeded_bytes(self, job: Job) -> int | None:
+        """The largest reservation that a job has run out of memory with."""
+        if job.reservation_bytes is None:  # never placed
             return None
-        best = estimates.best(job.spec, self._store.measured_peak(self._signature(job)), job.estimate)
-        if best is not None and best.basis is not job.estimate.basis:
-            self._store.set_estimate(job.id, best)
-        return estimates.grown(best or job.estimate, out_of_memory_in_a_row(self._store.counted_attempts(job)))
+        ran_out = (one for one in self._store.counted_attempts(job) if one.outcome is Outcome.OUT_OF_MEMORY)
+        return max((one.reservation_bytes for one in ran_out), default=None)
 
     def _reported(self, live: list[Attempt]) -> dict[int, int]:
         """Our workers by pid, with the peak each has reported so far."""
@@ -238,10 +285,17 @@ class Dispatcher:
         threads = self._store.job(attempt.job_id).spec.resources.threads
         return Resident(attempt.job_id, max(attempt.reservation_bytes, used), threads)
 
-    def _start(self, placement: Placement) -> None:
+    def _start(self, placement: Placement, estimate: Estimate, snapshot: Snapshot) -> None:
         """Commit the reservation, then start the attempt's processes."""
         job = self._store.job(placement.job_id)
-        number = self._store.place(job.id, placement.reservation_bytes, self._signature(job))
+        prediction = Prediction(
+            signature=self._signature(job),
+            device_kind=snapshot.kind,
+            device_name=snapshot.name,
+            predicted_bytes=estimate.bytes,
+            basis=estimate.basis,
+        )
+        number = self._store.place(job.id, placement.reservation_bytes, prediction)
         if number is None:
             return  # cancelled meanwhile
         files = self._home.run_dir(job.id)
@@ -252,7 +306,7 @@ class Dispatcher:
             device=self._device.torch_device,
             precision=chosen_precision(job.spec.train.precision, self._device),
             reservation_bytes=placement.reservation_bytes,
-            context_bytes=self._device.context_bytes,
+            context_bytes=self._device.constants.context_bytes,
             resident_limit_bytes=placement.reservation_bytes if cpu else None,
             grace_s=self._grace_s,
             cache_dir=str(self._home.cache),
@@ -262,14 +316,31 @@ class Dispatcher:
         log.info("job %d attempt %d: started with %s", job.id, number, format_bytes(placement.reservation_bytes))
 
 
+def _last_step(live: Live) -> int:
+    """Where a job was evaluated last; an attempt that has begun left no lines beyond its start but its own."""
+    lines = read_metrics(live.files.metrics)
+    return lines[-1].step if lines else 0
+
+
 def _because(reason: str | None) -> str:
     return "" if reason is None else f": {reason}"
+
+
+def _modelled(reply: Reply) -> Estimate:
+    return estimates.modelled(reply.components, reply.parameters, reply.largest_batch_size)
+
+
+def _candidate(job: Job, estimate: Estimate | None) -> Candidate:
+    threads = job.spec.resources.threads
+    if estimate is None:
+        return Candidate(job.id, job.priority, None, threads)
+    return Candidate(job.id, job.priority, estimate.reservation_bytes, threads, estimate.largest_batch_size)
 
 
 def _capacity(snapshot: Snapshot) -> Capacity:
     return Capacity(
         budget_bytes=snapshot.budget_bytes,
         used_by_others_bytes=snapshot.used_by_others_bytes,
-        largest_bytes=snapshot.total_bytes - snapshot.headroom_bytes,
+        largest_bytes=snapshot.capacity_bytes,
         threads=snapshot.threads,
     )

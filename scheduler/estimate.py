@@ -1,32 +1,39 @@
 """How many bytes a job will need, and how sure that is.
 
 The figures of a new job are traced in a child process (`jobs.estimator`); a job whose like has run here is placed by
-what that run really used.
+what that really used. How much is added to either is learned from what earlier attempts used (`scheduler.margin`).
 """
 
 import contextlib
 import hashlib
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from jobs.spec import JobSpec
+from jobs.spec import JobSpec, Sgd
+from scheduler import margin
+from scheduler.states import Outcome
 
 MiB = 1 << 20
 
-# Resident memory peaks of one job lay within 6 % of each other (the quickstart's, on the CPU); a modelled one has not
-# been seen to run yet.
-MEASURED_MARGIN = 0.10
-MODELLED_MARGIN = 0.15
 OUT_OF_MEMORY_GROWTH = 1.5
+_PEAK_STEPS = 2  # of the first step the optimizer's state is not there yet
 
 
 class Basis(StrEnum):
     DECLARED = "declared"  # [resources] memory
     MEASURED = "measured"  # this job's like ran here before
     MODELLED = "modelled"  # traced
+
+
+# Until enough is known of a device. Resident memory peaks of one job lay within 6 % of each other (the quickstart's,
+# on the CPU), modelled ones within 5 % of what jobs used (docs/results.md, "Memory").
+PRIOR_MARGINS = {Basis.MEASURED: 0.10, Basis.MODELLED: 0.15}
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
@@ -37,6 +44,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     margin: float  # the reservation is bytes × (1 + margin)
     components: dict[str, int] = {}
     parameters: int | None = None
+    largest_batch_size: int | None = None  # that would fit the device; None: it fits as it is, or none is known
 
     @property
     def reservation_bytes(self) -> int:
@@ -44,61 +52,140 @@ class Estimate(Struct, frozen=True, kw_only=True):
         return -(-int(self.bytes * (1 + self.margin)) // MiB) * MiB
 
 
+class History(Struct, frozen=True, kw_only=True):
+    """What attempts on one device have taught about the memory that jobs need."""
+
+    peak_bytes: Mapping[str, int] = {}  # by signature: the largest peak of attempts that showed it
+    exceeded_bytes: Mapping[str, int] = {}  # by signature: the most that an attempt needed, which ran out of memory
+    ratios: Mapping[Basis, Sequence[float]] = {}  # of measured to predicted bytes
+
+    def margin(self, basis: Basis) -> float:
+        """Of a modelled or a measured estimate."""
+        return margin.learned(self.ratios.get(basis, ()), PRIOR_MARGINS[basis])
+
+
+def most_bytes(capacity_bytes: int, history: History) -> int:
+    """The largest bytes that a trace may predict of a job that is to fit in `capacity_bytes`."""
+    return int(capacity_bytes // MiB * MiB / (1 + history.margin(Basis.MODELLED)))
+
+
 def declared(size_bytes: int) -> Estimate:
     """A person's own figure is taken at its word."""
     return Estimate(bytes=size_bytes, basis=Basis.DECLARED, margin=0.0)
 
 
-def modelled(components: dict[str, int], parameters: int) -> Estimate:
+def modelled(components: dict[str, int], parameters: int, largest_batch_size: int | None = None) -> Estimate:
+    """What a trace predicts, with the margin of a device of which nothing is known."""
     return Estimate(
         bytes=sum(components.values()),
         basis=Basis.MODELLED,
-        margin=MODELLED_MARGIN,
+        margin=PRIOR_MARGINS[Basis.MODELLED],
         components=components,
         parameters=parameters,
+        largest_batch_size=largest_batch_size,
     )
 
 
 def measured(peak_bytes: int, traced: Estimate | None = None) -> Estimate:
     """The largest peak that a job of the same signature reached; what was traced about it besides stays."""
-    return Estimate(
-        bytes=peak_bytes,
-        basis=Basis.MEASURED,
-        margin=MEASURED_MARGIN,
-        components={} if traced is None else traced.components,
-        parameters=None if traced is None else traced.parameters,
-    )
+    known = Estimate(bytes=peak_bytes, basis=Basis.MEASURED, margin=PRIOR_MARGINS[Basis.MEASURED])
+    if traced is None:
+        return known
+    return replace(traced, bytes=known.bytes, basis=known.basis, margin=known.margin)
 
 
-def best(spec: JobSpec, measured_peak: int | None, traced: Estimate | None) -> Estimate | None:
-    """The most trusted estimate there is: declared before measured before modelled; None if there is none."""
+def best(spec: JobSpec, signature: str, history: History, traced: Estimate | None) -> Estimate | None:
+    """The most trusted estimate there is: declared before measured before modelled; None if there is none.
+
+    Its margin is what the history of the device says, and more if a job of this signature ran out of memory with that.
+    """
     if (size_bytes := spec.resources.memory_bytes) is not None:
         return declared(size_bytes)
-    return traced if measured_peak is None else measured(measured_peak, traced)
+    peak_bytes = history.peak_bytes.get(signature)
+    known = traced if peak_bytes is None else measured(peak_bytes, traced)
+    if known is None:
+        return None
+    known = replace(known, margin=history.margin(known.basis))
+    return beyond(known, history.exceeded_bytes.get(signature))
 
 
-def grown(estimate: Estimate, out_of_memory: int) -> Estimate:
-    """The estimate of a job that has just run out of memory so many times in a row."""
-    factor = (1 + estimate.margin) * OUT_OF_MEMORY_GROWTH**out_of_memory
-    return msgspec.structs.replace(estimate, margin=factor - 1)
+def beyond(estimate: Estimate, exceeded_bytes: int | None) -> Estimate:
+    """The estimate with a reservation of half as much again as what was not enough, if anything was not.
+
+    A prediction above that knows it already, and stays.
+    """
+    if exceeded_bytes is None or estimate.bytes > exceeded_bytes:
+        return estimate
+    wanted = exceeded_bytes * OUT_OF_MEMORY_GROWTH
+    return replace(estimate, margin=max(estimate.margin, wanted / estimate.bytes - 1))
+
+
+def shows_its_peak(spec: JobSpec, outcome: Outcome, start_step: int | None, last_step: int) -> bool:
+    """Whether an ended attempt went through all that takes memory: its peak is then that of every job like it.
+
+    That is so of a whole training, and of a part of it, from `start_step` (None: it never began) to an evaluation at
+    `last_step`; but not before the landscape, if there is to be one, which may take more.
+    """
+    if outcome is Outcome.SUCCEEDED and not start_step:
+        return True
+    if start_step is None:
+        return False
+    trained = last_step - start_step >= _PEAK_STEPS
+    return trained and (outcome is Outcome.SUCCEEDED or not spec.diagnostics.landscape)
+
+
+def needed_at_least(reservation_bytes: int, held_bytes: int, requested_bytes: int | None) -> int | None:
+    """What an attempt that ran out of memory needed at least; None if that is not known.
+
+    Its reservation, as a rule. Less if it had not come so far: then somebody else's memory was in the way.
+    """
+    return max(held_bytes, min(reservation_bytes, held_bytes + (requested_bytes or 0))) or None
 
 
 def signature(spec: JobSpec, device_kind: str) -> str:
     """The same for two jobs that need the same memory: not the name, the rates, the seed or the length.
 
     A user's file counts by its content, and one that cannot be read by having none: tracing says what is wrong with it.
+    Another torch is another memory: its libraries, kernels and workspaces are.
     """
+    landscape = spec.diagnostics.landscape
     relevant = [
         device_kind,
+        _torch_version(),
         _network_identity(spec),
-        msgspec.to_builtins(spec.data),
+        _data_identity(spec),
         spec.train.batch_size,
         spec.train.precision,
-        type(spec.optimizer).__name__,
-        getattr(spec.optimizer, "momentum", 0) > 0,
-        spec.resources.threads,
+        _optimizer_identity(spec),
+        [landscape, spec.diagnostics.landscape_images if landscape else None],
+        spec.resources.threads if device_kind == "cpu" else None,
     ]
     return hashlib.blake2b(msgspec.json.encode(relevant, order="sorted"), digest_size=16).hexdigest()
+
+
+@cache
+def _torch_version() -> str:
+    """As its distribution tells it: torch is not imported here."""
+    from importlib.metadata import version
+
+    return version("torch")
+
+
+def _data_identity(spec: JobSpec) -> list[object]:
+    """Not how pixels are scaled: the resident data are the bytes that were decoded."""
+    data = spec.data
+    root = None if spec.root is None else str(spec.root)
+    return [data.name, root, data.split, data.limit, data.image_size, data.augment, data.chunk_size]
+
+
+def _optimizer_identity(spec: JobSpec) -> list[object]:
+    """SGD with momentum keeps a buffer; with weight decay its step makes a copy of all gradients (torch.optim.sgd,
+    `_multi_tensor_sgd`). Adam and AdamW are alike.
+    """
+    optimizer = spec.optimizer
+    if isinstance(optimizer, Sgd):
+        return ["sgd", optimizer.momentum > 0, optimizer.weight_decay > 0]
+    return ["adam"]
 
 
 def _network_identity(spec: JobSpec) -> list[object]:

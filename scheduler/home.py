@@ -15,6 +15,7 @@ class Home:
         self.dispatcher_lock = path / "dispatcher.lock"
         self.dispatcher_log = path / "dispatcher.log"
         self.estimator_log = path / "estimator.log"
+        self.calibrations = path / "calibrations.json"
         self.device_view = path / "device.json"  # as the dispatcher last saw it
         self.cache = path / "cache"
 

@@ -18,6 +18,7 @@ class Candidate:
     priority: int
     reservation_bytes: int | None
     threads: int
+    largest_batch_size: int | None = None  # that would fit the device, of a job that does not
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,20 @@ def _best_fit_decreasing(job: Candidate) -> tuple[int, int, int]:
 
 def _impossible(job: Candidate, needed: int, capacity: Capacity) -> str | None:
     if needed > capacity.largest_bytes:
-        return (
-            f"needs {format_bytes(needed)}, the device has {format_bytes(capacity.largest_bytes)} at most; "
-            f"a smaller train.batch_size or model may fit"
-        )
+        return too_large(needed, capacity.largest_bytes, job.largest_batch_size)
     if capacity.threads is not None and job.threads > capacity.threads:
         return f"needs {_cores(job.threads)}, the device has {capacity.threads}"
     return None
+
+
+def too_large(needed: int, most: int, largest_batch_size: int | None) -> str:
+    """Why a job can never fit, and what to do about it."""
+    advice = (
+        "a smaller train.batch_size or model may fit"
+        if largest_batch_size is None
+        else f"train.batch_size = {largest_batch_size} would fit"
+    )
+    return f"needs {format_bytes(needed)}, the device has {format_bytes(most)} at most; {advice}"
 
 
 def _memory_reason(needed: int, free: int, capacity: Capacity) -> str:

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from jobs.spec import JobSpec
-from scheduler.estimate import Estimate
+from scheduler.estimate import Basis, Estimate
 from scheduler.states import LIVE, Outcome, State, Wish
 
 
@@ -40,12 +40,26 @@ class Job(Struct, frozen=True, kw_only=True):
         return self.state in LIVE
 
 
+class Prediction(Struct, frozen=True, kw_only=True):
+    """What was known of an attempt's memory when it was placed, and on which device."""
+
+    signature: str
+    device_kind: str
+    device_name: str
+    predicted_bytes: int  # without the margin
+    basis: Basis
+
+
 class Attempt(Struct, frozen=True, kw_only=True):
     """One execution of a job."""
 
     job_id: int
     number: int
     signature: str
+    device_kind: str
+    device_name: str
+    predicted_bytes: int
+    basis: Basis
     reservation_bytes: int
     started_at: str
     ended_at: str | None
@@ -54,6 +68,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     pid: int | None
     exit_code: int | None
     peak_bytes: int | None
+    shows_peak: bool
     start_step: int | None
 
 

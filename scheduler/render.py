@@ -38,12 +38,13 @@ def device_line(device: DeviceReport) -> Text:
     if device.error is not None:
         return Text(f"device: {device.error}; nothing is started until it can be read", style="red")
     free = max(0, device.total_bytes - device.used_by_gpuq_bytes - device.used_by_others_bytes)
-    return Text(
+    line = Text(
         f"{device.name}: {format_bytes(device.used_by_gpuq_bytes)} used by gpuq "
         f"({format_bytes(device.reserved_bytes)} reserved), {format_bytes(device.used_by_others_bytes)} by others, "
         f"{format_bytes(free)} free, {format_bytes(device.total_bytes)} in all "
         f"({format_bytes(device.headroom_bytes)} kept free)"
     )
+    return line if device.warning is None else line.append(f"\n{device.warning}", style="yellow")
 
 
 def dispatcher_line(dispatcher: DispatcherReport, jobs: Sequence[JobReport]) -> Text:

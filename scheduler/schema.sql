@@ -33,6 +33,10 @@ CREATE TABLE attempts (
     job_id            INTEGER NOT NULL REFERENCES jobs (id),
     number            INTEGER NOT NULL,          -- from 1
     signature         TEXT NOT NULL,             -- what decides memory: scheduler.estimate.signature
+    device_kind       TEXT NOT NULL,
+    device_name       TEXT NOT NULL,
+    predicted_bytes   INTEGER NOT NULL,          -- without the margin
+    basis             TEXT NOT NULL,             -- of the prediction
     reservation_bytes INTEGER NOT NULL,
     started_at        TEXT NOT NULL,
     ended_at          TEXT,
@@ -40,13 +44,35 @@ CREATE TABLE attempts (
     reason            TEXT,
     pid               INTEGER,                   -- the worker's
     exit_code         INTEGER,
-    peak_bytes        INTEGER,
+    peak_bytes        INTEGER,                   -- of one that ran out of memory: what it needed at least
+    shows_peak        INTEGER NOT NULL DEFAULT 0,  -- whether jobs like it peak there, too
     start_step        INTEGER,                   -- optimizer steps done when it began to train
     PRIMARY KEY (job_id, number),
     CHECK ((ended_at IS NULL) = (outcome IS NULL))
 );
 CREATE UNIQUE INDEX one_live_attempt ON attempts (job_id) WHERE ended_at IS NULL;
-CREATE INDEX attempts_by_signature ON attempts (signature);
+CREATE INDEX attempts_by_device ON attempts (device_kind, device_name);
+
+-- What attempts tell of the memory that jobs need: exactly, or at least so much.
+CREATE VIEW measurements AS
+    SELECT *, outcome = 'out_of_memory' AS at_least
+    FROM attempts
+    WHERE peak_bytes IS NOT NULL AND (shows_peak OR outcome = 'out_of_memory');
+
+CREATE VIEW needs AS
+    SELECT device_kind, device_name, signature,
+           max(peak_bytes) FILTER (WHERE NOT at_least) AS peak_bytes,
+           max(peak_bytes) FILTER (WHERE at_least) AS exceeded_bytes
+    FROM measurements
+    GROUP BY device_kind, device_name, signature;
+
+-- Measured over predicted bytes: one of each signature that was modelled, one of each job that was predicted otherwise,
+-- the largest. So jobs that are alike count once, and what is known at least gives way to what was needed in the end.
+CREATE VIEW ratios AS
+    SELECT device_kind, device_name, basis, max(1.0 * peak_bytes / predicted_bytes) AS ratio, max(ended_at) AS ended_at
+    FROM measurements
+    WHERE predicted_bytes > 0
+    GROUP BY device_kind, device_name, basis, CASE basis WHEN 'modelled' THEN signature ELSE job_id END;
 
 CREATE TABLE metrics (
     job_id              INTEGER NOT NULL REFERENCES jobs (id),

@@ -32,6 +32,7 @@ class DeviceReport(Struct, frozen=True, kw_only=True):
     budget_bytes: int
     reserved_bytes: int
     error: str | None = None  # why it could not be read
+    warning: str | None = None  # why estimates for it are less sure
 
 
 class AttemptReport(Struct, frozen=True, kw_only=True):
@@ -176,4 +177,5 @@ def _described(view: DeviceView) -> DeviceReport:
         budget_bytes=snapshot.budget_bytes,
         reserved_bytes=view.reserved_bytes,
         error=view.error,
+        warning=view.warning,
     )

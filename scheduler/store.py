@@ -7,7 +7,7 @@ does the dispatcher's bulk work.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import msgspec
 
 from jobs.run_dir import Metrics, Progress, sync_folder
 from jobs.spec import JobSpec, encode
+from scheduler import margin
 from scheduler.clock import utc_now
 from scheduler.errors import StoreError, UnknownJobError
-from scheduler.estimate import Estimate
+from scheduler.estimate import PRIOR_MARGINS, Estimate, History
 from scheduler.process import Identity
-from scheduler.records import Attempt, Job, Origin
+from scheduler.records import Attempt, Job, Origin, Prediction
 from scheduler.states import TRANSITIONS, Outcome, State, Wish
 
 SCHEMA_VERSION = 2
@@ -94,7 +95,7 @@ class Store:
         """The attempts of a job, or of all, oldest first."""
         where, values = ("", ()) if job_id is None else ("WHERE job_id = ?", (job_id,))
         rows = self._db.execute(f"SELECT * FROM attempts {where} ORDER BY job_id, number", values)
-        return [msgspec.convert(dict(row), Attempt) for row in rows]
+        return [_attempt(row) for row in rows]
 
     def counted_attempts(self, job: Job) -> list[Attempt]:
         """The attempts of a job since a person last had it tried again, oldest first."""
@@ -102,15 +103,22 @@ class Store:
 
     def live_attempts(self) -> list[Attempt]:
         rows = self._db.execute("SELECT * FROM attempts WHERE ended_at IS NULL ORDER BY job_id")
-        return [msgspec.convert(dict(row), Attempt) for row in rows]
+        return [_attempt(row) for row in rows]
 
-    def measured_peak(self, signature: str) -> int | None:
-        """The most memory that a job of this signature used when it succeeded."""
-        row = self._db.execute(
-            "SELECT max(peak_bytes) FROM attempts WHERE signature = ? AND outcome = ?",
-            (signature, Outcome.SUCCEEDED),
-        ).fetchone()
-        return None if row[0] is None else int(row[0])
+    def history(self, device_kind: str, device_name: str) -> History:
+        """What ended attempts on a device have taught about the memory that jobs need."""
+        here = "WHERE device_kind = ? AND device_name = ?"
+        device = (device_kind, device_name)
+        needs = self._db.execute(f"SELECT signature, peak_bytes, exceeded_bytes FROM needs {here}", device).fetchall()
+        latest = f"SELECT ratio FROM ratios {here} AND basis = ? ORDER BY ended_at DESC, ratio LIMIT ?"
+        ratios = {basis: self._db.execute(latest, (*device, basis, margin.WINDOW)) for basis in PRIOR_MARGINS}
+        return History(
+            peak_bytes={row["signature"]: row["peak_bytes"] for row in needs if row["peak_bytes"] is not None},
+            exceeded_bytes={
+                row["signature"]: row["exceeded_bytes"] for row in needs if row["exceeded_bytes"] is not None
+            },
+            ratios={basis: [row["ratio"] for row in rows] for basis, rows in ratios.items()},
+        )
 
     def dispatcher(self) -> Identity | None:
         """The registered dispatcher; it may have died since."""
@@ -126,22 +134,27 @@ class Store:
             return ids, self.dispatcher()
 
     def _insert(self, spec: JobSpec, origin: Origin) -> int:
-        values = {
-            "name": spec.name,
-            "spec": encode(spec).decode(),
-            "priority": spec.priority,
-            "state": State.QUEUED,
-            "submitted_at": self._now(),
-            "submitted_from": origin.directory,
-            "git_commit": origin.git_commit,
-            "git_dirty": origin.git_dirty,
-        }
-        marks = ", ".join("?" * len(values))
-        cursor = self._db.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
-        job_id = cursor.lastrowid
-        assert job_id is not None
+        job_id = self._insert_row(
+            "jobs",
+            name=spec.name,
+            spec=encode(spec).decode(),
+            priority=spec.priority,
+            state=State.QUEUED,
+            submitted_at=self._now(),
+            submitted_from=origin.directory,
+            git_commit=origin.git_commit,
+            git_dirty=origin.git_dirty,
+        )
         self._event(job_id, "submitted")
         return job_id
+
+    def _insert_row(self, table: str, **values: Any) -> int:
+        """Returns its rowid: a job's id."""
+        marks = ", ".join("?" * len(values))
+        statement = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})"
+        rowid = self._db.execute(statement, tuple(values.values())).lastrowid
+        assert rowid is not None
+        return rowid
 
     def cancel(self, job_id: int) -> Job:
         """Finish a queued job as cancelled, wish it of a live one, leave a finished one; the job as it is then."""
@@ -178,10 +191,15 @@ class Store:
     # -- the dispatcher's transitions ---------------------------------------------------------------------------
 
     def set_estimate(self, job_id: int, estimate: Estimate) -> None:
-        self._db.execute(
-            "UPDATE jobs SET estimate = ?, parameters = coalesce(?, parameters) WHERE id = ?",
-            (msgspec.json.encode(estimate), estimate.parameters, job_id),
-        )
+        self.set_estimates({job_id: estimate})
+
+    def set_estimates(self, estimates: Mapping[int, Estimate]) -> None:
+        """Replace the estimates of jobs, by id."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE jobs SET estimate = ?, parameters = coalesce(?, parameters) WHERE id = ?",
+                ((msgspec.json.encode(one), one.parameters, job_id) for job_id, one in estimates.items()),
+            )
 
     def set_reason(self, job_id: int, reason: str) -> None:
         """Say why a queued job waits."""
@@ -190,7 +208,7 @@ class Store:
             (reason, job_id, State.QUEUED, reason),
         )
 
-    def place(self, job_id: int, reservation_bytes: int, signature: str) -> int | None:
+    def place(self, job_id: int, reservation_bytes: int, prediction: Prediction) -> int | None:
         """Reserve memory for a queued job; the number of its new attempt, None if it is no longer queued."""
         with self._transaction():
             if not self._move(
@@ -204,12 +222,16 @@ class Store:
                 eta_s=None,
             ):
                 return None
-            row = self._db.execute(
-                "INSERT INTO attempts (job_id, number, signature, reservation_bytes, started_at) "
-                "SELECT ?, coalesce(max(number), 0) + 1, ?, ?, ? FROM attempts WHERE job_id = ? RETURNING number",
-                (job_id, signature, reservation_bytes, self._now(), job_id),
-            ).fetchone()
-            return int(row[0])
+            number = len(self.attempts(job_id)) + 1
+            self._insert_row(
+                "attempts",
+                job_id=job_id,
+                number=number,
+                **msgspec.structs.asdict(prediction),
+                reservation_bytes=reservation_bytes,
+                started_at=self._now(),
+            )
+            return number
 
     def set_pid(self, job_id: int, number: int, pid: int) -> None:
         self._db.execute("UPDATE attempts SET pid = ? WHERE job_id = ? AND number = ?", (pid, job_id, number))
@@ -238,9 +260,10 @@ class Store:
                 "(SELECT max(validation_accuracy) FROM metrics WHERE job_id = ? AND step <= ?) WHERE id = ?",
                 (last.epoch, last.step, last.elapsed_s, eta_s, job_id, last.step, job_id),
             )
-            self._db.execute(
-                "UPDATE attempts SET peak_bytes = max(coalesce(peak_bytes, 0), ?) WHERE job_id = ? AND number = ?",
-                (max(line.peak_bytes for line in lines), job_id, number),
+            self._db.executemany(  # the lines up to its start are of earlier attempts
+                "UPDATE attempts SET peak_bytes = max(coalesce(peak_bytes, 0), ?) "
+                "WHERE job_id = ? AND number = ? AND coalesce(start_step, 0) < ?",
+                [(line.peak_bytes, job_id, number, line.step) for line in lines],
             )
 
     def end_attempt(
@@ -252,6 +275,7 @@ class Store:
         requeue: bool,
         exit_code: int | None,
         peak_bytes: int | None,
+        shows_peak: bool = False,
         test_accuracy: float | None = None,
     ) -> None:
         """Record how an attempt ended, and queue its job again or finish it with the same outcome.
@@ -262,9 +286,9 @@ class Store:
         with self._transaction():
             ended = self._db.execute(
                 "UPDATE attempts SET ended_at = ?, outcome = ?, reason = ?, exit_code = ?, "
-                "peak_bytes = nullif(max(coalesce(peak_bytes, 0), coalesce(?, 0)), 0) "
+                "peak_bytes = nullif(max(coalesce(peak_bytes, 0), coalesce(?, 0)), 0), shows_peak = ? "
                 "WHERE job_id = ? AND number = ? AND ended_at IS NULL",
-                (self._now(), outcome, reason, exit_code, peak_bytes, attempt.job_id, attempt.number),
+                (self._now(), outcome, reason, exit_code, peak_bytes, shows_peak, attempt.job_id, attempt.number),
             )
             if ended.rowcount == 0:
                 return
@@ -360,6 +384,10 @@ def _make(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(made, path)
     sync_folder(path.parent)
+
+
+def _attempt(row: sqlite3.Row) -> Attempt:
+    return msgspec.convert(dict(row), Attempt, strict=False)
 
 
 def _job(row: sqlite3.Row) -> Job:

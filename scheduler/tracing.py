@@ -1,13 +1,9 @@
-"""The child process that traces jobs (`jobs.estimator`): fed specs, read without blocking, ended when it hangs.
+"""Tracing jobs in a child process (`jobs.estimator`): fed specs, read without blocking, ended when it takes too much.
 
-The dispatcher never imports torch, and a network that crashes while it is traced takes nothing with it.
+The dispatcher never imports torch, and a network that crashes, hangs or grows while it is traced takes nothing with it.
 """
 
-import contextlib
-import os
-import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,17 +13,28 @@ from pathlib import Path
 
 import msgspec
 
-from jobs.run_dir import open_private
 from jobs.spec import JobSpec
-from jobs.trace_messages import Reply, Request
+from jobs.trace_messages import Message, OutOfMemory, Reply, Request, Tracing
+from jobs.units import format_bytes
 from scheduler.device import Device, chosen_precision
-from scheduler.log import last_lines
+from scheduler.tracing_process import TracingProcess
 
-# Decoding or downloading a data set counts, too.
-REQUEST_TIMEOUT_S = 900.0
 ESTIMATOR = (sys.executable, "-P", "-m", "jobs.estimator")
 _SENT_AHEAD = 8  # requests that the child may have unanswered: more could fill its pipe, and writing would block
-_READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What estimating one job may take."""
+
+    # Decoding or downloading a data set.
+    prepare_s: float = 900.0
+    # A trace takes a second or two; of torchvision's largest networks 12 s on a slow core, to draw their weights.
+    trace_cpu_s: int = 60
+    # By the clock: when jobs train on all cores, a trace gets a fraction of one.
+    trace_s: float = 600.0
+    # Networks are built for real before they are traced: this is one of two billion parameters.
+    memory_bytes: int = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -47,61 +54,68 @@ class Tracer:
         log: Path,
         clock: Callable[[], float] = time.monotonic,
         estimator: Sequence[str] = ESTIMATOR,
+        limits: Limits | None = None,
     ) -> None:
-        """`estimator` is the child's command: requests in, replies out, a JSON line each."""
+        """`estimator` is the child's command: requests in, messages out, a JSON line each."""
         self._device = device
         self._cache_dir = cache_dir
         self._log = log
         self._clock = clock
         self._estimator = estimator
-        self._process: subprocess.Popen[bytes] | None = None
+        self._limits = limits or Limits()
         self._pending: dict[int, Request] = {}  # in the order they are traced
-        self._sent = 0  # how many of these the child has been sent
-        self._buffer = b""
-        self._since = 0.0  # when the first pending request became the first
+        self._process: TracingProcess | None = None
+        self._sent = 0  # how many of the pending requests the process has been sent
+        self._answered = False  # whether it has answered any
+        self._tracing: Tracing | None = None  # the first pending request, once its data are prepared
+        self._since = 0.0  # when that, or its preparation, began
 
     @property
     def pending(self) -> frozenset[int]:
         return frozenset(self._pending)
 
-    def ask(self, key: int, spec: JobSpec, *, prepare: bool) -> None:
-        """Have a job traced; with `prepare`, its data set decoded into the cache first."""
-        if not self._pending:
-            self._since = self._clock()
+    def ask(
+        self, key: int, spec: JobSpec, *, prepare: bool, most_bytes: int | None = None, search: bool = False
+    ) -> None:
+        """Have a job traced; with `prepare`, its data set decoded into the cache first.
+
+        If the estimate comes to more than `most_bytes`, or with `search`, the largest batch size within these, too.
+        """
         self._pending[key] = Request(
             key=key,
             spec=spec,
             device=self._device.torch_device,
-            context_bytes=self._device.context_bytes,
+            constants=self._device.constants,
             precision=chosen_precision(spec.train.precision, self._device),
             cache_dir=str(self._cache_dir),
             prepare=prepare,
+            most_bytes=most_bytes,
+            search=search,
+            memory_limit_bytes=self._limits.memory_bytes,
+            cpu_limit_s=self._limits.trace_cpu_s,
         )
         if self._process is None:
-            self._start()
-        self._send()
+            self._process = self._started()
+        self._send(self._process)
 
     def poll(self, timeout_s: float = 0.0) -> dict[int, Reply | Failed]:
         """What has become known since the last call, by key; waits at most `timeout_s` for the first of it."""
         if self._process is None:
             return {}
         known: dict[int, Reply | Failed] = {}
-        ended = self._read(timeout_s)
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
+        ended = self._process.has_ended()  # before reading: what it wrote before it ended is then all there
+        for line in self._process.read(0.0 if ended else timeout_s):
             try:
-                reply = msgspec.json.decode(line, type=Reply)
+                message = msgspec.json.decode(line, type=Message)
             except msgspec.DecodeError:
-                return known | self._fail_first("tracing it wrote something else where the reply belongs")
-            if self._pending.pop(reply.key, None) is not None:
-                known[reply.key] = reply if reply.error is None else Failed(reply.error)
-                self._sent -= 1
-                self._since = self._clock()
-        self._send()
-        if ended:
-            known |= self._fail_first(self._death())
-        elif self._pending and self._clock() - self._since > REQUEST_TIMEOUT_S:
-            known |= self._fail_first(f"tracing it took more than {REQUEST_TIMEOUT_S:g} s")
+                return known | self._replace_process("tracing it wrote something else where the reply belongs")
+            if isinstance(message, OutOfMemory):
+                return known | self._replace_process(self._too_large())
+            known |= self._take(message)
+        self._send(self._process)
+        trouble = self._death(self._process) if ended else self._excess(self._process)
+        if trouble is not None:
+            known |= self._replace_process(trouble)
         if not self._pending:
             self.close()
         return known
@@ -109,66 +123,70 @@ class Tracer:
     def close(self) -> None:
         """End the child process, and whatever it has started."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.communicate()
+            self._process.kill()
             self._process = None
-            self._buffer = b""
-            self._sent = 0
 
-    def _start(self) -> None:
-        with open_private(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                self._estimator,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
+    def _started(self) -> TracingProcess:
+        self._sent = 0
+        self._answered = False
+        self._begin(None)
+        return TracingProcess(self._estimator, self._log)
+
+    def _begin(self, tracing: Tracing | None) -> None:
+        """The first pending request is being traced from now on, or, if None, prepared."""
+        self._tracing = tracing
         self._since = self._clock()
 
-    def _send(self) -> None:
+    def _send(self, process: TracingProcess) -> None:
         """Keep the child supplied with requests."""
-        assert self._process is not None
-        assert self._process.stdin is not None
         for request in list(islice(self._pending.values(), self._sent, _SENT_AHEAD)):
-            with contextlib.suppress(BrokenPipeError):  # it died: `poll` finds out, and another child is sent them anew
-                self._process.stdin.write(msgspec.json.encode(request) + b"\n")
-                self._process.stdin.flush()
+            process.write(msgspec.json.encode(request))
             self._sent += 1
 
-    def _read(self, timeout_s: float) -> bool:
-        """Take in what the child has written; whether it has ended."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        pipe = self._process.stdout
-        while select.select([pipe], [], [], timeout_s)[0]:
-            text = os.read(pipe.fileno(), _READ_BYTES)
-            if not text:
-                return True
-            self._buffer += text
-            timeout_s = 0.0
-        return False
-
-    def _fail_first(self, reason: str) -> dict[int, Reply | Failed]:
-        """The request that was being traced fails; the others get a new child."""
-        self.close()
-        if not self._pending:
+    def _take(self, message: Tracing | Reply) -> dict[int, Reply | Failed]:
+        """Take in what the child says; what is known by it. A request may have been answered before, by a fork."""
+        if message.key not in self._pending:
             return {}
-        key = next(iter(self._pending))
-        del self._pending[key]
-        if self._pending:
-            self._start()
-            self._send()
-        return {key: Failed(reason)}
+        if isinstance(message, Tracing):
+            self._begin(message)
+            return {}
+        del self._pending[message.key]
+        self._sent -= 1
+        self._answered = True
+        self._begin(None)
+        return {message.key: message if message.error is None else Failed(message.error)}
 
-    def _death(self) -> str:
-        process = self._process
-        assert process is not None
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # not reaped yet: its group's id stays its own
-        self.close()
-        code = process.returncode
+    def _excess(self, process: TracingProcess) -> str | None:
+        """What the first pending request takes too much of."""
+        limits, began = self._limits, self._tracing
+        name, limit_s = ("preparing its data", limits.prepare_s) if began is None else ("tracing it", limits.trace_s)
+        if self._pending and self._clock() - self._since > limit_s:
+            return f"{name} took more than {limit_s:g} s"
+        if began is not None and process.grown_bytes(began.resident_bytes) > limits.memory_bytes:
+            return self._too_large()
+        return None
+
+    def _too_large(self) -> str:
+        return f"tracing it took more than {format_bytes(self._limits.memory_bytes)} of memory"
+
+    def _death(self, process: TracingProcess) -> str:
+        code = process.kill()
+        if code == -signal.SIGXCPU:
+            return f"tracing it took more than {self._limits.trace_cpu_s} s of the CPU"
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        lines = [line for line in last_lines(self._log, 1) if line.strip()]
-        return f"tracing it ended its process {how}" + (f": {lines[0]}" if lines else "")
+        words = process.last_words()
+        return f"tracing it ended its process {how}" + (f": {words}" if words else "")
+
+    def _replace_process(self, trouble: str) -> dict[int, Reply | Failed]:
+        """A new child for what is pending. The first request fails, unless the old child had answered others: what
+        their networks left running in it may be to blame, so it gets a child that is its own.
+        """
+        failed: dict[int, Reply | Failed] = {}
+        self.close()
+        if self._pending and not self._answered:
+            key = next(iter(self._pending))
+            failed[key] = Failed(f"{self._pending.pop(key).spec.model.name}: {trouble}")
+        if self._pending:
+            self._process = self._started()
+            self._send(self._process)
+        return failed

@@ -53,6 +53,8 @@ def test_one_bad_file_keeps_all_files_from_being_queued(gpuq: Gpuq) -> None:
         (("submit",), 2, "Missing argument"),
         (("submit", "nowhere.toml"), 2, "nowhere.toml: cannot be read: No such file or directory"),
         (("estimate", "nowhere.toml"), 2, "nowhere.toml: cannot be read: No such file or directory"),
+        (("estimate",), 2, "expected job files, or --check and a job's id"),
+        (("estimate", "--check", "7"), 2, "no job 7"),
         (("run", "nowhere.toml"), 2, "nowhere.toml: cannot be read: No such file or directory"),
         (("status", "--device", "tpu"), 2, "expected auto, cpu, cuda or cuda:INDEX, got 'tpu'"),
         (("status", "--memory", "6 apples"), 2, "expected a size such as"),
@@ -136,11 +138,29 @@ def test_models_lists_every_network_with_its_size(gpuq: Gpuq) -> None:
 
 def test_estimate_tells_bytes_basis_and_where_they_go(gpuq: Gpuq) -> None:
     declared = gpuq.write("declared.toml", RESV1 + '[resources]\nmemory = "2 GiB"\n[data]\nname = "shapes"\n')
-    traced = gpuq.write("traced.toml", RESV1)
+    traced = gpuq.write("traced.toml", '[model]\nname = "baseline-130k"\n')
     first, second = json.loads(gpuq("estimate", "--json", declared, traced, "--device", "cpu").stdout)["estimates"]
     assert (first["basis"], first["reservation_bytes"]) == ("declared", 2 << 30)
     assert (second["file"], second["name"], second["basis"]) == (str(traced), "traced", "modelled")
     assert sum(second["components"].values()) == second["estimate_bytes"] < second["reservation_bytes"]
+
+
+def test_estimate_tells_the_largest_batch_that_would_fit(gpuq: Gpuq) -> None:
+    text = '[model]\nname = "baseline-130k"\n[data]\nname = "shapes"\n[train]\nbatch_size = 4000\n'
+    options = ("--json", "--device", "cpu", "--memory", "1 GiB")
+    [told] = json.loads(gpuq("estimate", gpuq.write("a.toml", text), *options).stdout)["estimates"]
+    assert told["reservation_bytes"] > 1 << 30
+    found = str(told["largest_batch_size"])
+    fitting = gpuq.write("b.toml", text.replace("4000", found))
+    [told] = json.loads(gpuq("estimate", fitting, *options).stdout)["estimates"]
+    assert told["reservation_bytes"] <= 1 << 30
+
+
+def test_estimate_checks_a_job_that_has_run_only(gpuq: Gpuq) -> None:
+    gpuq("submit", "--no-start", gpuq.write("a.toml", RESV1))
+    done = gpuq("estimate", "--check", "1")
+    assert done.returncode == 1
+    assert done.stderr == "gpuq: job 1 a has not run yet: there is nothing to compare its estimate with\n"
 
 
 def test_estimate_of_a_network_that_cannot_be_built_fails_with_one_line(gpuq: Gpuq) -> None:

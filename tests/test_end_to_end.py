@@ -26,7 +26,7 @@ augment = "{augment}"
 [train]
 epochs = {epochs}
 batch_size = 32
-checkpoint_every = "0s"
+checkpoint_every = "1 epoch"
 [schedule]
 warmup_epochs = 1
 """
@@ -125,7 +125,8 @@ def test_logs_prints_what_the_worker_printed(evening: Gpuq) -> None:
 def test_a_repeated_job_is_placed_by_what_its_like_used(evening: Gpuq) -> None:
     told = json.loads(evening("estimate", "first.toml", "--json").stdout)["estimates"][0]
     assert told["basis"] == "measured"
-    assert told["estimate_bytes"] == evening.job(1)["peak_bytes"]
+    like_it = (1, 4)  # the one that was cancelled needed the same, whatever it was to train for
+    assert told["estimate_bytes"] == max(evening.job(job_id)["peak_bytes"] for job_id in like_it)
 
 
 def test_a_job_directory_is_its_owners_alone(evening: Gpuq) -> None:

@@ -12,18 +12,36 @@ from tiny import IMAGES, job, user_job
 from augment.catalog import DATASETS
 from jobs.estimator import answer, data_shape
 from jobs.spec import DataSpec, JobSpec, ModelSpec
-from jobs.trace_messages import Reply, Request
+from jobs.trace_messages import Constants, Message, Reply, Request, Tracing
 
+NETWORKS = """
+import os
+from torch import nn
 
-def request(key: int, spec: JobSpec, cache_dir: Path, *, prepare: bool = False) -> Request:
-    return Request(
-        key=key, spec=spec, device="cpu", context_bytes=0, precision="fp32", cache_dir=str(cache_dir), prepare=prepare
-    )
+def wide(classes, channels):
+    '''A hundred million bytes of weights.'''
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, 8192), nn.Linear(8192, classes))
+
+def forking(classes, channels):
+    os.fork()
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, classes))
+"""
 
 
 @pytest.fixture(scope="module")
-def replies(user_file: Path, cache_dir: Path) -> list[Reply]:
-    """What one process answered to these jobs, in turn."""
+def unruly_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("unruly") / "networks.py"
+    file.write_text(NETWORKS)
+    return file
+
+
+def request(key: int, spec: JobSpec, cache_dir: Path, *, prepare: bool = False) -> Request:
+    return Request(key=key, spec=spec, device="cpu", precision="fp32", cache_dir=str(cache_dir), prepare=prepare)
+
+
+@pytest.fixture(scope="module")
+def said(user_file: Path, unruly_file: Path, cache_dir: Path) -> list[Message]:
+    """What one process said to these jobs, in turn."""
     jobs = [
         user_job(user_file, "printing"),
         user_job(user_file, "Raising", options={"error": "RuntimeError"}),
@@ -32,6 +50,7 @@ def replies(user_file: Path, cache_dir: Path) -> list[Reply]:
         user_job(user_file, "nothing"),
         user_job(user_file, "peeking"),
         job("baseline-130k"),
+        user_job(unruly_file, "forking"),
     ]
     lines = b"".join(msgspec.json.encode(request(key, spec, cache_dir)) + b"\n" for key, spec in enumerate(jobs))
     done = subprocess.run(
@@ -43,11 +62,21 @@ def replies(user_file: Path, cache_dir: Path) -> list[Reply]:
     )
     assert b"built" in done.stderr
     assert b"below Python" in done.stderr
-    return [msgspec.json.decode(line, type=Reply) for line in done.stdout.splitlines()]
+    return [msgspec.json.decode(line, type=Message) for line in done.stdout.splitlines()]
 
 
-def test_there_is_a_reply_a_request_in_order_whatever_a_network_prints(replies: list[Reply]) -> None:
-    assert [reply.key for reply in replies] == [0, 1, 2, 3, 4, 5, 6]
+@pytest.fixture(scope="module")
+def replies(said: list[Message]) -> list[Reply]:
+    return [message for message in said if isinstance(message, Reply)]
+
+
+def test_the_process_says_when_data_are_prepared_and_tracing_begins(said: list[Message]) -> None:
+    kinds = [type(message) for message in said if message.key == 0]
+    assert kinds == [Tracing, Reply]
+
+
+def test_there_is_a_reply_a_request_in_order_whatever_a_network_does(replies: list[Reply]) -> None:
+    assert [reply.key for reply in replies] == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_network_that_prints_is_estimated_like_any_other(replies: list[Reply]) -> None:
@@ -74,16 +103,36 @@ def test_a_network_that_cannot_be_traced_is_one_line(replies: list[Reply], numbe
     assert replies[number].components == {}
 
 
+def test_an_error_names_the_network(replies: list[Reply], user_file: Path) -> None:
+    assert [str(user_file) in (reply.error or "") for reply in replies[1:6]] == [True] * 5
+
+
+def test_data_that_cannot_be_prepared_are_not_the_fault_of_the_network(tmp_path: Path, cache_dir: Path) -> None:
+    folder = msgspec.convert({"name": "imagefolder", "root": str(tmp_path / "nowhere")}, DataSpec)
+    error = answer(request(0, JobSpec(name="a", model=ModelSpec(name="resv1"), data=folder), cache_dir)).error
+    assert error is not None
+    assert "nowhere" in error
+    assert "resv1" not in error
+
+
+def test_a_network_that_takes_more_memory_than_it_may_gets_no_reply(unruly_file: Path, cache_dir: Path) -> None:
+    wide = request(0, user_job(unruly_file, "wide"), cache_dir)
+    with pytest.raises(MemoryError):
+        answer(msgspec.structs.replace(wide, memory_limit_bytes=64 << 20))
+    assert answer(wide).error is None
+
+
 def test_an_error_does_not_spoil_the_next_reply(replies: list[Reply]) -> None:
     assert replies[6].error is None
     assert sum(replies[6].components.values()) > 100 * 2**20  # torch alone is that much
 
 
 def test_on_a_gpu_it_is_the_context_and_what_the_allocator_reserves(cache_dir: Path) -> None:
-    on_gpu = msgspec.structs.replace(request(0, job("baseline-130k"), cache_dir), device="cuda", context_bytes=10**8)
+    constants = Constants(context_bytes=10**8, workspace_bytes=32 * 2**20)
+    on_gpu = msgspec.structs.replace(request(0, job("baseline-130k"), cache_dir), device="cuda", constants=constants)
     components = answer(on_gpu).components
     assert components["context"] == 10**8
-    assert components["workspaces"] == 64 * 2**20
+    assert components["workspaces"] == 32 * 2**20
     assert (sum(components.values()) - 10**8) % 2**21 == 0  # whole segments
 
 

@@ -21,10 +21,21 @@ from jobs.trace import DataShape, StorageTrace, Trace, size_of, trace_job
 from models.errors import ModelError
 
 CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
 MiB = 1 << 20
 SHAPE = DataShape(train=160, validation=20, test=20, input_shape=(3, 32, 32), classes=10)
 IMAGE = 3 * 32 * 32
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(), "adam": Adam(), "adamw": AdamW()}
+NORMED = """
+from torch import nn
+
+
+def normed(classes, channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1), nn.GroupNorm(1, 16), nn.GELU(), nn.Conv2d(16, 16, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes),
+    )
+"""
 PAIRS = [
     ("baseline-130k", "sgd"),
     ("baseline-130k", "adam"),
@@ -57,7 +68,7 @@ def real_memory(spec: JobSpec) -> StorageTrace:
     """What is born and dies of real tensors in an epoch of training and evaluation."""
     network = models.registry.build(
         spec.model.name, spec.model.options, input_shape=SHAPE.input_shape, classes=SHAPE.classes
-    )
+    ).to(memory_format=torch.channels_last)
     augment = policy(spec.data.augment, SHAPE.input_shape[-1])
     with StorageTrace() as memory:
         memory.track([*network.parameters(), *network.buffers()])
@@ -153,6 +164,29 @@ def test_a_trace_does_not_depend_on_how_often_it_is_made() -> None:
 def test_a_network_that_cannot_be_built_is_a_model_error(user_file: Path) -> None:
     with pytest.raises(ModelError, match="no such thing"):
         traced(user_job(user_file, "unbuildable"))
+
+
+class TestCuda:
+    """A trace for a GPU, without one: tests/jobs/test_cuda_semantics.py tells what it takes CUDA to do."""
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_convolutions_and_batch_norm_take_what_they_take_on_the_cpu(self, precision: str) -> None:
+        spec = network_job("resv1")
+        on_cpu, on_gpu = (trace_job(spec, SHAPE, device, precision) for device in (CPU, CUDA))
+        assert on_gpu == on_cpu
+
+    def test_layer_norm_takes_more_in_bf16_where_its_output_is_fp32(self, tmp_path: Path) -> None:
+        file = tmp_path / "normed.py"
+        file.write_text(NORMED)
+        on_cpu, on_gpu = (trace_job(user_job(file, "normed"), SHAPE, device, "bf16") for device in (CPU, CUDA))
+        outputs = BATCH * 16 * 32 * 32
+        assert on_gpu.training_peak_bytes >= on_cpu.training_peak_bytes + 2 * outputs
+
+    def test_a_trace_leaves_nothing_of_cuda_behind(self) -> None:
+        spec = network_job("resv1")
+        before = trace_job(spec, SHAPE, CPU, "bf16")
+        trace_job(spec, SHAPE, CUDA, "bf16")
+        assert trace_job(spec, SHAPE, CPU, "bf16") == before
 
 
 class TestStorages:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import STEPS, identical, job, launch, learned, saved, train, user_job
 
 from jobs import worker
 from jobs.errors import GpuqError
+from jobs.memory import parts
 from jobs.run_dir import ExitCode, Failure, Peak, Progress, Result, RunDir, read_record, write_record
 from jobs.spec import Adam, DataSpec, JobSpec, ModelSpec
 from jobs.worker import run_attempt
@@ -137,6 +139,23 @@ class TestEnds:
             assert said is not None
             assert words in said.message
             assert len(said.message.splitlines()) == 1
+
+    def test_the_peak_comes_with_what_the_process_held_on_the_way(
+        self, user_file: Path, cache_dir: Path, prepared: Callable[[JobSpec], RunDir]
+    ) -> None:
+        files = prepared(user_job(user_file, "small", epochs=1))
+        run_attempt(files.read_spec(), files, files.attempt(1), launch(cache_dir), lambda: False)
+        peak = read_record(files.attempt(1).peak, Peak)
+        assert peak is not None
+        assert peak.imported_bytes is not None
+        assert peak.loaded_bytes is not None
+        assert 0 < peak.imported_bytes <= peak.loaded_bytes <= peak.peak_bytes
+        assert (peak.allocated_bytes, peak.reserved_bytes) == (None, None)
+
+    def test_on_a_gpu_it_comes_with_what_the_allocator_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 5)
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 8)
+        assert parts(torch.device("cuda"), 1, 2) == {"allocated_bytes": 5, "reserved_bytes": 8}
 
     def test_an_error_leaves_the_traceback_in_the_log_and_the_checkpoint_on_the_disk(
         self,

@@ -75,6 +75,7 @@ class Estimator:
 
     def __init__(self) -> None:
         self.asked: dict[int, JobSpec] = {}
+        self.most_bytes: dict[int, int | None] = {}
         self.answers: dict[int, Reply | Failed] = {}
         self.closed = False
 
@@ -82,9 +83,10 @@ class Estimator:
     def pending(self) -> frozenset[int]:
         return frozenset(self.asked)
 
-    def ask(self, key: int, spec: JobSpec, *, prepare: bool) -> None:
+    def ask(self, key: int, spec: JobSpec, *, prepare: bool, most_bytes: int | None) -> None:
         assert prepare
         self.asked[key] = spec
+        self.most_bytes[key] = most_bytes
 
     def poll(self) -> dict[int, Reply | Failed]:
         known, self.answers = self.answers, {}

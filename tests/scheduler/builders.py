@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
+
 from jobs.run_dir import ExitRecord, Launch, Metrics
 from jobs.spec import DataSpec, JobSpec, ModelSpec, ResourcesSpec, TrainSpec
-from scheduler.records import Attempt, Origin
+from scheduler.estimate import Basis
+from scheduler.records import Attempt, Origin, Prediction
 from scheduler.states import Outcome
 
 MiB = 1 << 20
@@ -34,11 +37,22 @@ def spec(
     )
 
 
+def prediction(signature: str = "like-this", **fields: Any) -> Prediction:
+    """Of 400 MiB, modelled."""
+    values: dict[str, Any] = {
+        "device_kind": "cpu",
+        "device_name": "a machine",
+        "predicted_bytes": 400 * MiB,
+        "basis": Basis.MODELLED,
+    }
+    return Prediction(signature=signature, **(values | fields))
+
+
 def attempt(outcome: Outcome | None = None, *, number: int = 1, **columns: Any) -> Attempt:
     """An attempt of job 1: ended with `outcome`, or live if that is None."""
     values: dict[str, Any] = {
         "job_id": 1,
-        "signature": "like-this",
+        **msgspec.structs.asdict(prediction()),
         "reservation_bytes": 512 * MiB,
         "started_at": NOON,
         "ended_at": None if outcome is None else NOON,
@@ -46,6 +60,7 @@ def attempt(outcome: Outcome | None = None, *, number: int = 1, **columns: Any) 
         "pid": None,
         "exit_code": None,
         "peak_bytes": None,
+        "shows_peak": False,
         "start_step": 0,
     }
     return Attempt(number=number, outcome=outcome, **(values | columns))

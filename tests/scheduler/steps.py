@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from builders import ORIGIN, MiB, spec
+from builders import ORIGIN, MiB, prediction, spec
 
 from jobs.run_dir import Progress
 from scheduler.states import Outcome
@@ -20,7 +20,7 @@ class Queue:
 
     def placed(self) -> int:
         job_id = self.submitted()
-        assert self.store.place(job_id, 512 * MiB, "like-this") == 1
+        assert self.store.place(job_id, 512 * MiB, prediction()) == 1
         return job_id
 
     def running(self) -> int:
@@ -34,7 +34,16 @@ class Queue:
         return job_id
 
     def end(
-        self, job_id: int, outcome: Outcome, *, requeue: bool = False, reason: str = "why", peak: int | None = None
+        self,
+        job_id: int,
+        outcome: Outcome,
+        *,
+        requeue: bool = False,
+        reason: str = "why",
+        peak: int | None = None,
+        shows_peak: bool = False,
     ) -> None:
         [live] = [one for one in self.store.live_attempts() if one.job_id == job_id]
-        self.store.end_attempt(live, outcome, reason, requeue=requeue, exit_code=1, peak_bytes=peak)
+        self.store.end_attempt(
+            live, outcome, reason, requeue=requeue, exit_code=1, peak_bytes=peak, shows_peak=shows_peak
+        )

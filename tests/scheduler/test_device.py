@@ -160,6 +160,9 @@ class StubNvml(ModuleType):
     def nvmlDeviceGetName(self, _handle: int) -> str:  # noqa: N802
         return "NVIDIA H200"
 
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "580.65.06"
+
     def nvmlDeviceGetCudaComputeCapability(self, _handle: int) -> tuple[int, int]:  # noqa: N802
         return self.capability
 
@@ -215,6 +218,21 @@ def test_a_driver_that_is_gone_makes_the_device_unreadable(nvml: StubNvml) -> No
 def test_a_gpu_that_is_not_there_is_unreadable() -> None:
     with pytest.raises(DeviceUnreadableError, match="GPU 3 cannot be read: Invalid Argument"):
         CudaDevice(3).snapshot({})
+
+
+@pytest.mark.usefixtures("nvml")
+def test_a_gpu_has_a_driver_of_some_version() -> None:
+    assert CudaDevice().driver_version() == "580.65.06"
+
+
+def test_a_driver_that_is_gone_has_no_version(nvml: StubNvml) -> None:
+    nvml.error = "Driver Not Loaded"
+    with pytest.raises(DeviceUnreadableError, match="driver of GPU 0 cannot be read: Driver Not Loaded"):
+        CudaDevice().driver_version()
+
+
+def test_the_cpu_has_no_driver() -> None:
+    assert CpuDevice().driver_version() is None
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp32")])

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 from bench import Bench
-from builders import MiB
+from builders import GiB, MiB
 
 from jobs.run_dir import (
     ExitCode,
@@ -81,6 +82,27 @@ def test_a_job_that_can_never_fit_fails_with_advice(bench: Bench) -> None:
     assert job.outcome is Outcome.FAILED
     assert job.reason is not None
     assert "a smaller train.batch_size or model may fit" in job.reason
+
+
+def test_a_traced_job_that_can_never_fit_fails_with_the_batch_size_that_would_and_the_rest_goes_on(
+    bench: Bench,
+) -> None:
+    large, small = bench.submit(memory=None), bench.submit(memory=None, network="bn4")
+    bench.tick()
+    bench.estimator.answers = {
+        large: Reply(key=large, components={"all": 2 * GiB}, largest_batch_size=96),
+        small: Reply(key=small, components={"all": 100 * MiB}),
+    }
+    bench.tick()
+    reason = "needs 2.3 GiB, the device has 1.0 GiB at most; train.batch_size = 96 would fit"
+    assert (bench.job(large).outcome, bench.job(large).reason) == (Outcome.FAILED, reason)
+    assert bench.starting() == [small]
+
+
+def test_a_trace_is_told_what_it_may_come_to_if_the_job_is_to_fit(bench: Bench) -> None:
+    job_id = bench.submit(memory=None)
+    bench.tick()
+    assert bench.estimator.most_bytes == {job_id: pytest.approx(GiB / 1.15, abs=1)}
 
 
 def test_nothing_starts_while_the_device_cannot_be_read(bench: Bench) -> None:

@@ -8,8 +8,23 @@ from builders import MiB, spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.spec import Adam, Cosine, DataSpec, JobSpec, Sgd
-from scheduler.estimate import Basis, Estimate, best, declared, grown, measured, modelled, signature
+import scheduler.estimate
+from jobs.spec import Adam, AdamW, Cosine, DataSpec, DiagnosticsSpec, JobSpec, Sgd, TrainSpec
+from scheduler.estimate import (
+    Basis,
+    Estimate,
+    History,
+    best,
+    beyond,
+    declared,
+    measured,
+    modelled,
+    needed_at_least,
+    shows_its_peak,
+    signature,
+)
+from scheduler.margin import ENOUGH
+from scheduler.states import Outcome
 
 TRACED = modelled({"parameters": 10 * MiB, "activations": 90 * MiB}, parameters=2_500_000)
 
@@ -52,18 +67,101 @@ def test_a_measurement_keeps_what_was_traced_besides() -> None:
 def test_declared_comes_before_measured_before_modelled(
     memory: str | None, peak: int | None, traced: Estimate | None, basis: Basis
 ) -> None:
-    found = best(spec(memory=memory), peak, traced)
-    assert found is not None
-    assert found.basis is basis
+    history = History(peak_bytes={} if peak is None else {"like-this": peak})
+    assert known(history, traced, memory).basis is basis
 
 
 def test_a_job_nobody_knows_anything_about_has_no_estimate() -> None:
-    assert best(spec(), None, None) is None
+    assert best(spec(), "like-this", History(), None) is None
 
 
-@pytest.mark.parametrize(("shortages", "reservation_mib"), [(0, 115), (1, 173), (2, 259)])
-def test_each_shortage_in_a_row_makes_the_reservation_half_as_large_again(shortages: int, reservation_mib: int) -> None:
-    assert grown(TRACED, shortages).reservation_bytes == reservation_mib * MiB
+# -- what has been learned --------------------------------------------------------------------------------------
+
+
+def known(history: History, traced: Estimate | None = TRACED, memory: str | None = None) -> Estimate:
+    found = best(spec(memory=memory), "like-this", history, traced)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("peaks", "basis"), [({}, Basis.MODELLED), ({"like-this": 80 * MiB}, Basis.MEASURED)])
+def test_each_basis_has_a_margin_of_its_own_history(peaks: dict[str, int], basis: Basis) -> None:
+    ratios = {Basis.MODELLED: [1.04] * ENOUGH, Basis.MEASURED: [1.03] * ENOUGH}
+    margin = known(History(peak_bytes=peaks, ratios=ratios)).margin
+    assert margin == pytest.approx(ratios[basis][0] - 1)
+
+
+def test_a_declared_size_gets_no_margin_by_history() -> None:
+    assert known(History(ratios={Basis.MODELLED: [1.4] * ENOUGH}), memory="1 GiB").margin == 0
+
+
+def test_a_job_whose_like_ran_out_of_memory_gets_half_as_much_again() -> None:
+    assert known(History(exceeded_bytes={"like-this": 120 * MiB})).reservation_bytes == 180 * MiB
+
+
+def test_it_keeps_its_prediction_which_is_what_is_learned_from() -> None:
+    estimate = known(History(exceeded_bytes={"like-this": 120 * MiB}))
+    assert (estimate.bytes, estimate.basis) == (TRACED.bytes, Basis.MODELLED)
+
+
+def test_less_than_the_prediction_was_not_what_was_too_little() -> None:
+    """Somebody else's memory was in the way."""
+    assert known(History(exceeded_bytes={"like-this": 99 * MiB})).reservation_bytes == 115 * MiB
+
+
+@pytest.mark.parametrize(("peak_mib", "reservation_mib"), [(130, 143), (110, 180)])
+def test_a_like_that_was_measured_to_need_more_than_that_is_believed_and_no_other(
+    peak_mib: int, reservation_mib: int
+) -> None:
+    history = History(peak_bytes={"like-this": peak_mib * MiB}, exceeded_bytes={"like-this": 120 * MiB})
+    assert known(history).reservation_bytes == reservation_mib * MiB
+
+
+@pytest.mark.parametrize(("exceeded_mib", "reservation_mib"), [(None, 115), (115, 173), (173, 260)])
+def test_a_reservation_is_half_as_large_again_as_the_last_that_was_not_enough(
+    exceeded_mib: int | None, reservation_mib: int
+) -> None:
+    exceeded = None if exceeded_mib is None else exceeded_mib * MiB
+    assert beyond(TRACED, exceeded).reservation_bytes == reservation_mib * MiB
+
+
+# -- what an attempt tells --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "start_step", "last_step", "shows"),
+    [
+        (Outcome.SUCCEEDED, 0, 1, True),
+        (Outcome.SUCCEEDED, 300, 400, True),
+        (Outcome.SUCCEEDED, 400, 400, False),
+        (Outcome.CANCELLED, 0, 100, True),
+        (Outcome.LOST, 300, 302, True),
+        (Outcome.LOST, 300, 301, False),
+        (Outcome.FAILED, 0, 0, False),
+        (Outcome.FAILED, None, 300, False),
+    ],
+)
+def test_an_attempt_shows_its_peak_when_it_was_evaluated_after_two_steps(
+    outcome: Outcome, start_step: int | None, last_step: int, shows: bool
+) -> None:
+    assert shows_its_peak(spec(), outcome, start_step, last_step) is shows
+
+
+@pytest.mark.parametrize(("outcome", "shows"), [(Outcome.CANCELLED, False), (Outcome.SUCCEEDED, True)])
+def test_with_a_landscape_to_come_the_peak_is_not_known_before_the_end(outcome: Outcome, shows: bool) -> None:
+    job = changed(diagnostics=DiagnosticsSpec(landscape=True))
+    assert shows_its_peak(job, outcome, 100, 200) is shows
+
+
+@pytest.mark.parametrize(
+    ("held", "requested", "needed"),
+    [(90, 20, 100), (110, None, 110), (60, 20, 80), (60, None, 60), (0, None, None)],
+    ids=["stopped by its cap", "seen beyond it", "stopped by others", "not told how much", "nothing known"],
+)
+def test_running_out_of_memory_tells_what_was_needed_at_least(
+    held: int, requested: int | None, needed: int | None
+) -> None:
+    assert needed_at_least(100, held, requested) == needed
 
 
 # -- which jobs are alike ---------------------------------------------------------------------------------------
@@ -87,11 +185,18 @@ def changed(**fields: object) -> JobSpec:
         {"priority": 9},
         {"train__seed": 7},
         {"train__epochs": 3},
+        {"train": TrainSpec(iterations=300)},
+        {"train__evaluate_every": 100},
         {"train__checkpoint_every": "5m"},
+        {"data__mean": (0.5, 0.5, 0.5)},
+        {"data__std": (0.2, 0.2, 0.2)},
+        {"data__pixel_range": 255},
         {"optimizer__lr": 0.9},
-        {"optimizer__weight_decay": 0.1},
+        {"optimizer__nesterov": False},
         {"schedule": Cosine()},
         {"resources__memory": "3 GiB"},
+        {"diagnostics__gradient_flow": True},
+        {"diagnostics__landscape_grid": 51},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -104,14 +209,18 @@ def test_what_does_not_decide_memory_leaves_jobs_alike(fields: dict[str, object]
     [
         {"model__name": "bn4"},
         {"model__options": {"width": 64}},
+        {"data__split": (0.5, 0.25, 0.25)},
         {"data__limit": 5000},
         {"data__image_size": 64},
         {"data__augment": "hard3"},
+        {"data__chunk_size": 64},
         {"data": DataSpec(name="cifar10")},
         {"train__batch_size": 512},
         {"train__precision": "bf16"},
         {"optimizer": Adam()},
         {"optimizer": Sgd(momentum=0.0, nesterov=False)},
+        {"optimizer__weight_decay": 0.1},
+        {"diagnostics__landscape": True},
         {"resources__threads": 2},
     ],
     ids=lambda fields: next(iter(fields)),
@@ -122,6 +231,36 @@ def test_what_decides_memory_tells_jobs_apart(fields: dict[str, object]) -> None
 
 def test_devices_are_told_apart() -> None:
     assert signature(spec(), "cpu") != signature(spec(), "cuda")
+
+
+def test_threads_are_the_cpus_alone() -> None:
+    assert signature(spec(threads=1), "cuda") == signature(spec(threads=2), "cuda")
+
+
+def test_adam_and_adamw_keep_the_same() -> None:
+    assert signature(changed(optimizer=Adam()), "cpu") == signature(changed(optimizer=AdamW()), "cpu")
+
+
+def test_where_the_data_lie_matters_only_to_data_that_lie_somewhere() -> None:
+    drawn, lying = (
+        [DataSpec(name=name, root=root) for root in ("~/here", "~/there")] for name in ("shapes", "cifar10")
+    )
+    assert len({signature(changed(data=data), "cpu") for data in drawn}) == 1
+    assert len({signature(changed(data=data), "cpu") for data in lying}) == 2
+
+
+def test_the_images_of_a_landscape_matter_when_there_is_one() -> None:
+    few = [DiagnosticsSpec(landscape=wanted, landscape_images=100) for wanted in (False, True)]
+    all_of_them = [DiagnosticsSpec(landscape=wanted) for wanted in (False, True)]
+    same = [signature(changed(diagnostics=one), "cpu") for one in few]
+    others = [signature(changed(diagnostics=one), "cpu") for one in all_of_them]
+    assert (same[0] == others[0], same[1] == others[1]) == (True, False)
+
+
+def test_another_torch_is_another_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signature(spec(), "cpu")
+    monkeypatch.setattr(scheduler.estimate, "_torch_version", lambda: "99.0")
+    assert signature(spec(), "cpu") != before
 
 
 def test_the_order_of_options_does_not_matter() -> None:

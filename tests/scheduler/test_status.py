@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from builders import NOON, ORIGIN, GiB, MiB, attempt, metrics, spec
+from builders import NOON, ORIGIN, GiB, MiB, attempt, metrics, prediction, spec
 
 from jobs.run_dir import Progress
 from scheduler.device import CpuDevice, Snapshot
@@ -59,7 +59,7 @@ def told(home: Home, store: Store, **options: Any) -> Any:
 def run_one(store: Store) -> int:
     [job_id], _ = store.submit([spec("resv1-easy", epochs=200, priority=2)], ORIGIN)
     store.set_estimate(job_id, modelled({"all": 400 * MiB}, parameters=11_000_000))
-    store.place(job_id, 460 * MiB, "like-this")
+    store.place(job_id, 460 * MiB, prediction())
     store.set_pid(job_id, 1, 4300)
     store.mark_running(job_id, 1, Progress(parameters=11_000_000, resumed_from_step=0, steps=20_000))
     store.record_metrics(job_id, 1, [metrics(12, accuracy=0.81, peak_bytes=390 * MiB)], eta_s=5400.0)
@@ -82,6 +82,7 @@ def test_a_running_job_is_told_as_in_the_example(home: Home, store: Store) -> No
             "budget_bytes": 8 * GiB - 2 * GiB - 512 * MiB,
             "reserved_bytes": 460 * MiB,
             "error": None,
+            "warning": None,
         },
         "jobs": [
             {

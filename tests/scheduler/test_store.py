@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from builders import ORIGIN, MiB, spec
+from builders import ORIGIN, MiB, prediction, spec
 from steps import Queue
 
 from jobs.run_dir import Progress
@@ -80,7 +80,7 @@ WAYS: dict[str, Callable[[Queue], int]] = {
     "succeeded": lambda queue: queue.finished(Outcome.SUCCEEDED),
 }
 VERBS: dict[str, Callable[[Store, int], object]] = {
-    "place": lambda store, job_id: store.place(job_id, MiB, "like-this"),
+    "place": lambda store, job_id: store.place(job_id, MiB, prediction()),
     "run": lambda store, job_id: store.mark_running(
         job_id, 1, Progress(parameters=1, resumed_from_step=0, steps=20_000)
     ),
@@ -156,7 +156,10 @@ def test_the_events_tell_a_jobs_story(
 
 def test_only_one_of_two_dispatchers_can_place_a_job(queue: Queue, store: Store, home: Home) -> None:
     job_id, other = queue.submitted(), Store(home.store)
-    assert (store.place(job_id, MiB, "ours"), other.place(job_id, 2 * MiB, "theirs")) == (1, None)
+    assert (store.place(job_id, MiB, prediction("ours")), other.place(job_id, 2 * MiB, prediction("theirs"))) == (
+        1,
+        None,
+    )
     assert [(one.number, one.signature) for one in store.attempts(job_id)] == [(1, "ours")]
     assert store.job(job_id).reservation_bytes == MiB
     other.close()
@@ -175,7 +178,7 @@ def test_an_attempt_that_ends_late_leaves_the_next_one_alone(queue: Queue, store
     job_id = queue.running()
     [first] = store.live_attempts()
     queue.end(job_id, Outcome.LOST, requeue=True)
-    store.place(job_id, MiB, "like-this")
+    store.place(job_id, MiB, prediction())
     store.end_attempt(first, Outcome.SUCCEEDED, None, requeue=False, exit_code=0, peak_bytes=None)
     assert state(store, job_id) == STARTING
 
@@ -190,7 +193,7 @@ def test_a_reason_is_only_given_to_a_job_that_waits(queue: Queue, store: Store) 
 def test_a_placed_job_no_longer_says_why_it_waited(queue: Queue, store: Store) -> None:
     job_id = queue.submitted()
     store.set_reason(job_id, "needs 6 GiB")
-    store.place(job_id, MiB, "like-this")
+    store.place(job_id, MiB, prediction())
     assert store.job(job_id).reason is None
 
 
@@ -244,5 +247,5 @@ def test_a_job_that_goes_on_or_succeeded_cannot_be_retried(queue: Queue, store: 
 def test_a_retried_job_keeps_its_attempts_and_counts_on(queue: Queue, store: Store) -> None:
     job_id = queue.finished()
     store.retry(job_id)
-    assert store.place(job_id, MiB, "like-this") == 2
+    assert store.place(job_id, MiB, prediction()) == 2
     assert [one.outcome for one in store.attempts(job_id)] == [Outcome.FAILED, None]

@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from builders import ORIGIN, MiB, metrics, spec
+from builders import ORIGIN, MiB, metrics, prediction, spec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -60,7 +60,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(job=jobs, reservation=st.integers(1, 100))
     def place(self, job: int, reservation: int) -> None:
-        self.store.place(job, reservation * MiB, "like-this")
+        self.store.place(job, reservation * MiB, prediction())
 
     @rule(job=jobs, step=st.integers(0, 1000))
     def run(self, job: int, step: int) -> None:

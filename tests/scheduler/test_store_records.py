@@ -2,14 +2,16 @@
 
 import sqlite3
 from collections.abc import Callable
+from itertools import count
 
 import msgspec
 import pytest
-from builders import MiB, metrics
+from builders import STEPS, MiB, metrics, prediction
 from steps import Queue
 
 from jobs.run_dir import Progress
-from scheduler.estimate import declared, modelled
+from scheduler.estimate import Basis, History, declared, modelled
+from scheduler.margin import WINDOW
 from scheduler.process import Identity, own_identity
 from scheduler.records import Attempt
 from scheduler.states import Outcome
@@ -55,20 +57,115 @@ def test_a_peak_nobody_measured_is_unknown(queue: Queue, store: Store) -> None:
     assert store.attempts(job_id)[0].peak_bytes is None
 
 
-def test_a_measured_peak_is_the_largest_of_the_attempts_of_a_signature_that_succeeded(
-    queue: Queue, store: Store
+def test_the_lines_of_earlier_attempts_tell_nothing_of_this_ones_peak(queue: Queue, store: Store) -> None:
+    job_id = queue.placed()
+    store.mark_running(job_id, 1, Progress(parameters=1000, resumed_from_step=2 * STEPS, steps=20_000))
+    lines = [metrics(2, peak_bytes=90 * MiB), metrics(3, peak_bytes=70 * MiB)]
+    store.record_metrics(job_id, 1, lines, eta_s=1.0)
+    assert live(store).peak_bytes == 70 * MiB
+
+
+# -- what attempts tell of memory -------------------------------------------------------------------------------
+
+
+def ran(
+    queue: Queue,
+    peak: int | None,
+    signature: str = "like-this",
+    outcome: Outcome = Outcome.SUCCEEDED,
+    *,
+    shows_peak: bool = True,
+    **prediction_fields: object,
 ) -> None:
-    for outcome, peak in [(Outcome.SUCCEEDED, 100), (Outcome.SUCCEEDED, 120), (Outcome.OUT_OF_MEMORY, 900)]:
-        queue.end(queue.running(), outcome, peak=peak)
-    other = queue.submitted()
-    store.place(other, MiB, "another signature")
-    queue.end(other, Outcome.SUCCEEDED, peak=800)
-    assert store.measured_peak("like-this") == 120
+    """An attempt of another job ends."""
+    job_id = queue.submitted()
+    queue.store.place(job_id, MiB, prediction(signature, **prediction_fields))
+    queue.end(job_id, outcome, peak=peak, shows_peak=shows_peak)
 
 
-def test_nothing_is_measured_before_something_has_succeeded(queue: Queue, store: Store) -> None:
-    queue.end(queue.running(), Outcome.FAILED, peak=100)
-    assert store.measured_peak("like-this") is None
+def history(store: Store) -> History:
+    return store.history("cpu", "a machine")
+
+
+def test_nothing_is_known_of_a_device_on_which_nothing_ran(store: Store) -> None:
+    assert history(store) == History(ratios={Basis.MEASURED: [], Basis.MODELLED: []})
+
+
+def test_the_peak_of_a_signature_is_the_largest_of_the_attempts_that_showed_theirs(queue: Queue, store: Store) -> None:
+    ran(queue, 100)
+    ran(queue, 120, outcome=Outcome.CANCELLED)
+    ran(queue, 900, shows_peak=False, outcome=Outcome.LOST)
+    ran(queue, 800, "another")
+    assert history(store).peak_bytes == {"like-this": 120, "another": 800}
+
+
+def test_a_peak_that_nobody_measured_tells_nothing(queue: Queue, store: Store) -> None:
+    ran(queue, None)
+    assert history(store).peak_bytes == {}
+
+
+def test_running_out_of_memory_is_no_peak_but_a_bound(queue: Queue, store: Store) -> None:
+    for least in (500, 700):
+        ran(queue, least, outcome=Outcome.OUT_OF_MEMORY, shows_peak=False)
+    assert (history(store).peak_bytes, history(store).exceeded_bytes) == ({}, {"like-this": 700})
+
+
+def test_bounds_and_peaks_of_a_signature_are_kept_apart(queue: Queue, store: Store) -> None:
+    ran(queue, 500, outcome=Outcome.OUT_OF_MEMORY, shows_peak=True)
+    ran(queue, 400)
+    known = history(store)
+    assert (known.peak_bytes, known.exceeded_bytes) == ({"like-this": 400}, {"like-this": 500})
+
+
+@pytest.mark.parametrize("device", [("cpu", "another machine"), ("cuda", "a machine")])
+def test_another_device_is_another_history(queue: Queue, store: Store, device: tuple[str, str]) -> None:
+    ran(queue, 100, predicted_bytes=100)
+    known = store.history(*device)
+    assert (known.peak_bytes, known.ratios[Basis.MODELLED]) == ({}, [])
+
+
+def test_ratios_are_measured_over_predicted_bytes_by_basis(queue: Queue, store: Store) -> None:
+    for signature, peak in [("first", 90), ("second", 110)]:
+        ran(queue, peak, signature, predicted_bytes=100)
+    ran(queue, 105, predicted_bytes=100, basis=Basis.MEASURED)
+    ran(queue, 999, predicted_bytes=100, basis=Basis.DECLARED)
+    ratios = {basis: sorted(found) for basis, found in history(store).ratios.items()}
+    assert ratios == {Basis.MODELLED: [0.9, 1.1], Basis.MEASURED: [1.05]}
+
+
+def test_jobs_that_are_alike_make_one_ratio_of_a_model_the_largest(queue: Queue, store: Store) -> None:
+    for peak in (101, 103, 102):
+        ran(queue, peak, predicted_bytes=100)
+    assert history(store).ratios[Basis.MODELLED] == [1.03]
+
+
+def test_every_repetition_makes_a_ratio_of_a_measured_peak(queue: Queue, store: Store) -> None:
+    for peak in (98, 103, 100):
+        ran(queue, peak, predicted_bytes=100, basis=Basis.MEASURED)
+    assert sorted(history(store).ratios[Basis.MEASURED]) == [0.98, 1.0, 1.03]
+
+
+def test_a_job_that_ran_out_of_memory_counts_with_what_it_needed_in_the_end(queue: Queue, store: Store) -> None:
+    job_id = queue.submitted()
+    for outcome, peak in [(Outcome.OUT_OF_MEMORY, 115), (Outcome.SUCCEEDED, 130)]:
+        store.place(job_id, MiB, prediction(predicted_bytes=100, basis=Basis.MEASURED))
+        queue.end(job_id, outcome, peak=peak, requeue=outcome is Outcome.OUT_OF_MEMORY, shows_peak=True)
+    assert history(store).ratios[Basis.MEASURED] == [1.3]
+
+
+def test_until_then_it_counts_with_what_it_needed_at_least(queue: Queue, store: Store) -> None:
+    ran(queue, 115, outcome=Outcome.OUT_OF_MEMORY, shows_peak=False, predicted_bytes=100)
+    assert history(store).ratios[Basis.MODELLED] == [1.15]
+
+
+def test_only_the_latest_ratios_count_the_latest_first(store: Store) -> None:
+    ticks = count()
+    ticking = Queue(Store(store.path, now=lambda: f"{next(ticks):09d}"))
+    for number in range(WINDOW + 5):
+        ran(ticking, 1000 + number, str(number), predicted_bytes=1000)
+    ratios = history(store).ratios[Basis.MODELLED]
+    ticking.store.close()
+    assert ratios == [(1000 + number) / 1000 for number in reversed(range(5, WINDOW + 5))]
 
 
 # -- metrics ----------------------------------------------------------------------------------------------------

@@ -11,34 +11,73 @@ from waiting import eventually
 
 from jobs.trace_messages import Reply
 from scheduler.device import CpuDevice
+from scheduler.log import HEAD_BYTES, TAIL_BYTES
 from scheduler.process import identify
-from scheduler.tracing import REQUEST_TIMEOUT_S, Failed, Tracer
+from scheduler.tracing import Failed, Limits, Tracer
 
 ESTIMATOR = dedent(
     """
     import json, os, signal, sys
-    for line in sys.stdin:
+
+    def say(type, **fields):
+        print(json.dumps({"type": type, "key": request["key"], **fields}), flush=True)
+
+    def forked():
+        if os.fork() == 0:
+            return True
+        print("forked", file=sys.stderr, flush=True)
+        return False
+
+    for number, line in enumerate(sys.stdin):
         request = json.loads(line)
-        does, reply = request["spec"]["model"]["name"], {"key": request["key"]}
+        does = request["spec"]["model"]["name"]
         if does == "exits":
             sys.exit("out of luck")
         elif does == "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
+        elif does == "crashes where others were":
+            if number > 0:
+                os.kill(os.getpid(), signal.SIGSEGV)
+        elif does == "loops":
+            os.kill(os.getpid(), signal.SIGXCPU)  # as the kernel does at the limit
         elif does == "hangs":
             signal.pause()
+        elif does == "hangs in its trace":
+            say("Tracing", resident_bytes=0)
+            signal.pause()
         elif does == "forks and hangs":
-            if os.fork() == 0:
-                print("forked", file=sys.stderr, flush=True)
+            forked()
+            signal.pause()
+        elif does == "forks and exits":
+            if forked():
+                signal.pause()
+            os._exit(3)
+        elif does == "closes its pipe":
+            os.close(1)
             signal.pause()
         elif does == "babbles":
             print("hello?", flush=True)
+        elif does == "babbles for ever":
+            while True:
+                os.write(1, bytes(1 << 16))
+        elif does == "prints for ever":
+            say("Tracing", resident_bytes=0)
+            while True:
+                os.write(2, b"x" * (1 << 16))
+        elif does in ("grows", "grows in a fork", "grows in its preparation"):
+            if "preparation" not in does:
+                say("Tracing", resident_bytes=0)
+            if "fork" not in does or forked():
+                grown = bytearray(b"x" * (64 << 20))
+                print("grown", file=sys.stderr, flush=True)
+            signal.pause()
         elif does == "cannot":
-            reply["error"] = "ModelError: no network called 'cannot'"
-        else:
-            reply |= {"components": {"pid": os.getpid()}, "parameters": 5}
-        print(json.dumps(reply), flush=True)
+            say("Reply", error="ModelError: no network called 'cannot'")
+            continue
+        say("Reply", components={"pid": os.getpid()}, parameters=5)
     """
 )
+LIMITS = Limits(prepare_s=900.0, trace_s=60.0, trace_cpu_s=5, memory_bytes=48 << 20)
 
 
 class Clock:
@@ -59,7 +98,7 @@ def clock() -> Clock:
 @pytest.fixture
 def tracer(tmp_path: Path, clock: Clock) -> Iterator[Tracer]:
     command = [sys.executable, "-I", "-S", "-c", ESTIMATOR]
-    made = Tracer(CpuDevice(), tmp_path / "cache", tmp_path / "log", clock, estimator=command)
+    made = Tracer(CpuDevice(), tmp_path / "cache", tmp_path / "log", clock, command, LIMITS)
     yield made
     made.close()
 
@@ -122,9 +161,13 @@ def test_polling_does_not_wait_for_a_reply(tracer: Tracer) -> None:
 @pytest.mark.parametrize(
     ("does", "reason"),
     [
-        ("exits", "tracing it ended its process with exit code 1: out of luck"),
-        ("crashes", "tracing it ended its process by SIGSEGV"),
-        ("babbles", "tracing it wrote something else where the reply belongs"),
+        ("exits", "exits: tracing it ended its process with exit code 1: out of luck"),
+        ("crashes", "crashes: tracing it ended its process by SIGSEGV"),
+        ("loops", "loops: tracing it took more than 5 s of the CPU"),
+        ("forks and exits", "forks and exits: tracing it ended its process with exit code 3: forked"),
+        ("closes its pipe", "closes its pipe: tracing it ended its process by SIGKILL"),
+        ("babbles", "babbles: tracing it wrote something else where the reply belongs"),
+        ("babbles for ever", "babbles for ever: tracing it wrote something else where the reply belongs"),
     ],
 )
 def test_a_job_that_ends_its_tracing_fails_alone(trace: Callable[..., Known], does: str, reason: str) -> None:
@@ -138,29 +181,87 @@ def test_one_crash_after_the_other_is_survived(trace: Callable[..., Known]) -> N
     assert [isinstance(known[key], Failed) for key in (1, 2, 3, 4)] == [True, True, True, False]
 
 
-def test_a_job_that_hangs_is_given_up_after_its_time(tracer: Tracer, clock: Clock) -> None:
+def test_a_job_is_not_blamed_for_what_those_before_it_left_in_their_process(trace: Callable[..., Known]) -> None:
+    known = trace("fine", "crashes where others were")
+    assert traced_by(known, 2) != traced_by(known, 1)
+
+
+def test_the_data_of_a_job_are_given_up_after_their_time(tracer: Tracer, clock: Clock) -> None:
     tracer.ask(1, spec(network="hangs"), prepare=False)
-    clock.now += REQUEST_TIMEOUT_S
+    clock.now += LIMITS.prepare_s
     assert tracer.poll() == {}
     clock.now += 1
-    assert tracer.poll() == {1: Failed("tracing it took more than 900 s")}
+    assert tracer.poll() == {1: Failed("hangs: preparing its data took more than 900 s")}
+
+
+def test_a_trace_is_given_up_after_its_own_shorter_time(tracer: Tracer, clock: Clock) -> None:
+    def given_up() -> Known:
+        clock.now += 10
+        return tracer.poll(timeout_s=0.05)
+
+    tracer.ask(1, spec(network="hangs in its trace"), prepare=False)
+    assert eventually(given_up, "its end") == {1: Failed("hangs in its trace: tracing it took more than 60 s")}
+    assert clock.now < LIMITS.prepare_s
+
+
+def test_the_time_of_a_trace_begins_when_its_data_are_prepared(tracer: Tracer, clock: Clock) -> None:
+    tracer.ask(1, spec(network="hangs in its trace"), prepare=False)
+    clock.now += LIMITS.prepare_s
+    assert tracer.poll(timeout_s=20.0) == {}
+    clock.now += LIMITS.trace_s
+    assert tracer.poll() == {}
 
 
 def test_the_time_of_a_job_begins_when_those_before_it_are_done(tracer: Tracer, clock: Clock) -> None:
     tracer.ask(1, spec(network="fine"), prepare=False)
     tracer.ask(2, spec(network="hangs"), prepare=False)
-    clock.now += REQUEST_TIMEOUT_S
+    clock.now += LIMITS.prepare_s
     eventually(lambda: 1 in tracer.poll(0.05), "the first reply")
-    clock.now += REQUEST_TIMEOUT_S
+    clock.now += LIMITS.prepare_s
     assert tracer.poll() == {}
 
 
 def test_those_after_a_job_that_hangs_are_traced(tracer: Tracer, clock: Clock) -> None:
     tracer.ask(1, spec(network="hangs"), prepare=False)
     tracer.ask(2, spec(network="fine"), prepare=False)
-    clock.now += REQUEST_TIMEOUT_S + 1
+    clock.now += LIMITS.prepare_s + 1
     assert list(tracer.poll()) == [1]
     eventually(lambda: 2 in tracer.poll(0.05), "the second reply")
+
+
+@pytest.mark.parametrize("does", ["grows", "grows in a fork"])
+def test_a_trace_that_takes_too_much_memory_is_ended(trace: Callable[..., Known], does: str) -> None:
+    known = trace(does, "fine")
+    assert known[1] == Failed(f"{does}: tracing it took more than 48.0 MiB of memory")
+    assert isinstance(known[2], Reply)
+
+
+def test_data_may_take_what_memory_they_need(tracer: Tracer, tmp_path: Path) -> None:
+    tracer.ask(1, spec(network="grows in its preparation"), prepare=False)
+    eventually(lambda: "grown" in (tmp_path / "log").read_text(), "the process to grow")
+    assert tracer.poll() == {}
+
+
+def test_the_log_stays_small_whatever_a_network_prints(tracer: Tracer, clock: Clock, tmp_path: Path) -> None:
+    tracer.ask(1, spec(network="prints for ever"), prepare=False)
+    assert tracer.poll(timeout_s=20.0) == {}  # tracing has begun
+    eventually(lambda: (tmp_path / "log").stat().st_size >= HEAD_BYTES, "a full log")
+    clock.now += LIMITS.trace_s + 1
+    (failed,) = tracer.poll().values()
+    assert isinstance(failed, Failed)
+    assert failed.reason.endswith("took more than 60 s")
+    assert (tmp_path / "log").stat().st_size < HEAD_BYTES + 2 * TAIL_BYTES
+
+
+def test_a_log_that_has_grown_full_starts_anew(trace: Callable[..., Known], tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * (HEAD_BYTES + 1))
+    trace("exits")
+    assert (tmp_path / "log").read_text() == "out of luck\n"
+
+
+def test_a_process_that_says_nothing_has_no_last_words_of_another(trace: Callable[..., Known]) -> None:
+    known = trace("exits", "crashes")
+    assert known[2] == Failed("crashes: tracing it ended its process by SIGSEGV")
 
 
 def test_asking_never_blocks_however_many_jobs_wait_for_one_that_hangs(tracer: Tracer) -> None:
@@ -200,4 +301,4 @@ def test_automatic_precision_is_decided_here(tmp_path: Path) -> None:
     tracer = Tracer(Gpu(), tmp_path, tmp_path / "log", estimator=[sys.executable, "-c", script])
     tracer.ask(1, spec(), prepare=False)
     known = eventually(lambda: tracer.poll(0.05), "its end")
-    assert known == {1: Failed("tracing it ended its process with exit code 1: bf16")}
+    assert known == {1: Failed("resv1: tracing it ended its process with exit code 1: bf16")}

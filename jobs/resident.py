@@ -1,0 +1,31 @@
+"""The resident memory of this process, and what a worker's has imported before it trains. Imports none of that."""
+
+import os
+from pathlib import Path
+
+from jobs.spec import JobSpec
+
+_RESIDENT, _DATA = 1, 5  # fields of /proc/self/statm (proc(5))
+
+
+def resident_bytes() -> int:
+    return _statm_bytes(_RESIDENT)
+
+
+def private_writable_bytes() -> int:
+    """What a limit of RLIMIT_DATA counts (getrlimit(2))."""
+    return _statm_bytes(_DATA)
+
+
+def _statm_bytes(field: int) -> int:
+    return int(Path("/proc/self/statm").read_text().split()[field]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def worker_modules(spec: JobSpec) -> list[str]:
+    """What a job's worker imports, as far as it takes memory; the estimator counts it, the worker begins with it."""
+    modules = ["jobs.train"]
+    if spec.data.augment != "none":
+        modules.append("augment.operations")
+    if spec.model.name.startswith("torchvision:"):
+        modules.append("torchvision")
+    return modules
