@@ -4,10 +4,10 @@ It sees no GPU. What a traced network prints goes to standard error, never betwe
 """
 
 import contextlib
-import importlib
 import math
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ import msgspec
 
 from jobs import largest_batch
 from jobs.errors import in_words
-from jobs.resident import private_writable_bytes, resident_bytes, worker_modules
+from jobs.resident import import_cost, private_writable_bytes, resident_bytes, worker_modules
 from jobs.spec import JobSpec
 from jobs.trace_messages import Message, OutOfMemory, Reply, Request, Tracing
 from jobs.worker import die_with_parent
@@ -92,7 +92,7 @@ def answer(request: Request, say: Callable[[Tracing], None] = lambda _: None) ->
     try:
         components, parameters = predicted(request)
     except BaseException as error:  # a network may raise anything: KeyboardInterrupt, SystemExit
-        return Reply(key=request.key, error=_blame(request, error))
+        return Reply(key=request.key, error=_blame(request, error), untraceable=_is_untraceable(error))
     size = sum(components.values())
     largest = largest_batch.search(request, size, shape.train, lambda other: sum(predicted(other)[0].values()))
     return Reply(key=request.key, components=components, parameters=parameters, largest_batch_size=largest)
@@ -105,16 +105,27 @@ def _blame(request: Request, error: BaseException) -> str:
     if is_out_of_memory(error.__cause__ or error):  # an error of its builder is the cause of a ModelError
         raise MemoryError
     name, words = request.spec.model.name, in_words(error).removesuffix(": ")
-    return ("" if name in words else f"{name}: ") + words + _advice(error)
+    advice = _CANNOT_BE_TRACED if _is_untraceable(error) else ""
+    return ("" if name in words else f"{name}: ") + words + advice
 
 
-def _advice(error: BaseException) -> str:
-    """What to do about a network whose path depends on its data: a trace has none."""
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+_CANNOT_BE_TRACED = (
+    "; it reads values of tensors, so it cannot be traced: a queued job is measured by a few steps alone on the device"
+    ', unless it declares [resources] memory, such as "6 GiB"'
+)
 
-    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
-        return '; it reads values of tensors, so it cannot be traced: declare [resources] memory, such as "6 GiB"'
-    return ""
+
+def _is_untraceable(error: BaseException) -> bool:
+    """Whether a network failed only because fake tensors have no values, or an operator of its own no fake form."""
+    from torch._subclasses import fake_tensor
+
+    kinds = (
+        fake_tensor.DataDependentOutputException,
+        fake_tensor.DynamicOutputShapeException,
+        fake_tensor.UnsupportedOperatorException,
+        fake_tensor.UnsupportedFakeTensorException,
+    )
+    return isinstance(error, kinds) or "is not supported for tensor subclasses" in str(error)  # .numpy()
 
 
 @contextlib.contextmanager
@@ -231,10 +242,14 @@ def _bare_bytes() -> int:
 
 @cache
 def _import_cost(module: str) -> int:
-    """What importing a module adds to the resident memory; in this process that can be seen only once."""
-    before = resident_bytes()
-    importlib.import_module(module)
-    return max(0, resident_bytes() - before)
+    """What importing a module adds to the resident memory of a process that trains.
+
+    Here that can be seen once, and only before the first trace: tracing imports parts of torchvision's needs.
+    """
+    if "jobs.trace" not in sys.modules:
+        return import_cost(module)
+    command = [sys.executable, "-P", "-m", "jobs.resident", "jobs.train", module]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
-"""The resident memory of this process, and what a worker's has imported before it trains. Imports none of that."""
+"""The resident memory of this process, and what a worker's has imported before it trains. Imports none of that.
 
+As a process, `python -P -m jobs.resident MODULE…`, it imports modules in order and prints what each has added.
+"""
+
+import importlib
 import os
+import sys
 from pathlib import Path
 
 from jobs.spec import JobSpec
@@ -21,6 +26,13 @@ def _statm_bytes(field: int) -> int:
     return int(Path("/proc/self/statm").read_text().split()[field]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def import_cost(module: str) -> int:
+    """What importing a module adds to the resident memory of this process: nothing if it is imported already."""
+    before = resident_bytes()
+    importlib.import_module(module)
+    return max(0, resident_bytes() - before)
+
+
 def worker_modules(spec: JobSpec) -> list[str]:
     """What a job's worker imports, as far as it takes memory; the estimator counts it, the worker begins with it."""
     modules = ["jobs.train"]
@@ -29,3 +41,7 @@ def worker_modules(spec: JobSpec) -> list[str]:
     if spec.model.name.startswith("torchvision:"):
         modules.append("torchvision")
     return modules
+
+
+if __name__ == "__main__":
+    print(*(import_cost(module) for module in sys.argv[1:]))

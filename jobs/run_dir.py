@@ -50,6 +50,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     grace_s: float  # between asking a worker to stop and killing it
     cache_dir: str
     environment: dict[str, str]
+    probe: bool = False  # train only until the memory's peak is known, alone on the device
 
 
 class ProcessRecord(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,9 @@ from jobs.optimizer import update
 Amp = contextlib.AbstractContextManager[None] | torch.autocast
 
 
+STEPS_PER_CHUNK = 2  # of a chunk's steps these show the most: the second has the optimizer's state
+
+
 class Totals:
     """Sums over an epoch, kept on the device so that no batch waits for the host.
 
@@ -44,6 +47,13 @@ class Totals:
 def chosen_chunk_size(chunk_size: int | None, device: torch.device) -> int:
     """On a GPU a chunk of thousands hides what an operation costs the host; on the CPU it should fit the caches."""
     return chunk_size or (4096 if device.type == "cuda" else 1024)
+
+
+def steps_to_peak(chunk_size: int | None, batch_size: int, device: torch.device) -> int:
+    """Steps after which a training has held the most: two steps into the second chunk, which is made beside the first's
+    last batch; by the second step the optimizer has its state.
+    """
+    return max(1, chosen_chunk_size(chunk_size, device) // batch_size) + STEPS_PER_CHUNK
 
 
 def mixed_precision(precision: str, device: torch.device) -> Amp:

@@ -29,9 +29,7 @@ from jobs.diagnostics.plane import Plane
 from jobs.diagnostics.survey import evaluation_batch_size
 from jobs.optimizer import build_optimizer, forget_training
 from jobs.spec import JobSpec
-from jobs.step import Totals, chosen_chunk_size, evaluation_step, training_step
-
-STEPS_PER_CHUNK = 2  # the second is the peak: by then the optimizer has its state
+from jobs.step import STEPS_PER_CHUNK, Totals, chosen_chunk_size, evaluation_step, steps_to_peak, training_step
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,8 @@ def _first_batches_of_chunks(spec: JobSpec, train: ResidentSet, device: torch.de
         augment=policy(spec.data.augment, train.images.shape[-1]),
         chunk_size=chunk_size,
     )
-    for step, batch in enumerate(islice(batches, steps_per_chunk + STEPS_PER_CHUNK)):
+    steps = steps_to_peak(spec.data.chunk_size, spec.train.batch_size, device)
+    for step, batch in enumerate(islice(batches, steps)):
         if step % steps_per_chunk < STEPS_PER_CHUNK:
             yield batch
 

@@ -56,6 +56,7 @@ class Reply(Struct, frozen=True, kw_only=True, tag=True):
     parameters: int = 0
     largest_batch_size: int | None = None  # that fits the device; None: not searched, or none found
     error: str | None = None
+    untraceable: bool = False  # the error is that a trace cannot follow the network; it may train all the same
 
 
 Message = Tracing | OutOfMemory | Reply

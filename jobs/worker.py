@@ -5,6 +5,7 @@ It ends with an ExitCode and leaves its reasons in the attempt's files. Its log 
 
 import ctypes
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -12,11 +13,15 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from jobs.errors import UNDERSTOOD, GpuqError, in_words
 from jobs.resident import resident_bytes, worker_modules
 from jobs.run_dir import AttemptFiles, ExitCode, Failure, Launch, Peak, RunDir, read_record, write_record
 from jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -71,7 +76,7 @@ def run_attempt(
             attempt=attempt,
             cache_dir=Path(launch.cache_dir),
             context_bytes=launch.context_bytes,
-            should_stop=should_stop,
+            should_stop=_at_its_peak(spec, device, should_stop) if launch.probe else should_stop,
         )
         trainer = Trainer(spec, around)
         loaded_bytes = resident_bytes()
@@ -89,6 +94,15 @@ def run_attempt(
     finally:
         known = parts(device, imported_bytes, loaded_bytes)
         write_record(attempt.peak, Peak(peak_bytes=peak_bytes(device, launch.context_bytes), **known))
+
+
+def _at_its_peak(spec: JobSpec, device: "torch.device", should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Stop also once training has held the most memory that it will; asked before every step."""
+    from jobs.step import steps_to_peak
+
+    steps = itertools.count()
+    enough = steps_to_peak(spec.data.chunk_size, spec.train.batch_size, device)
+    return lambda: should_stop() or next(steps) >= enough
 
 
 def die_with_parent() -> None:

@@ -24,7 +24,7 @@ from scheduler.calibration import Calibrator
 from scheduler.device import Device, Snapshot, chosen_precision, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
 from scheduler.errors import DeviceUnreadableError
-from scheduler.estimate import Estimate, History
+from scheduler.estimate import Basis, Estimate, History
 from scheduler.eta import remaining_s
 from scheduler.home import Home
 from scheduler.placement import Candidate, Capacity, Placement, Resident, plan
@@ -33,7 +33,7 @@ from scheduler.states import Outcome, State, Wish
 from scheduler.store import Store
 from scheduler.supervisor import Supervisor
 from scheduler.tracing import Failed, Tracer
-from scheduler.verdict import judge
+from scheduler.verdict import has_probed, judge
 
 TICK_S = 0.25
 GRACE_S = 30.0  # a worker may need this long to finish a step and write a checkpoint
@@ -172,7 +172,8 @@ class Dispatcher:
             requeue=verdict.requeue,
             exit_code=ended.exit_code if ended.signal is None else -ended.signal,
             peak_bytes=self._needed_bytes(live, verdict.outcome, ended, failure),
-            shows_peak=estimates.shows_its_peak(job.spec, verdict.outcome, attempt.start_step, _last_step(live)),
+            shows_peak=has_probed(ended, attempt)
+            or estimates.shows_its_peak(job.spec, verdict.outcome, attempt.start_step, _last_step(live)),
             test_accuracy=None if result is None else result.test_accuracy,
         )
 
@@ -214,7 +215,9 @@ class Dispatcher:
     def _estimate(self, snapshot: Snapshot | None, history: History) -> None:
         """Have jobs without an estimate estimated, and take over what has become known."""
         for job_id, reply in self._tracer.poll().items():
-            if isinstance(reply, Failed):
+            if isinstance(reply, Failed) and reply.untraceable:
+                self._store.set_estimate(job_id, estimates.probed())
+            elif isinstance(reply, Failed):
                 self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
             else:
                 self._store.set_estimate(job_id, _modelled(reply))
@@ -311,6 +314,7 @@ class Dispatcher:
             grace_s=self._grace_s,
             cache_dir=str(self._home.cache),
             environment=self._device.environment(job.spec.resources.threads),
+            probe=estimate.basis is Basis.PROBED,
         )
         self._supervisor.start(files, launch)
         log.info("job %d attempt %d: started with %s", job.id, number, format_bytes(placement.reservation_bytes))
@@ -334,6 +338,8 @@ def _candidate(job: Job, estimate: Estimate | None) -> Candidate:
     threads = job.spec.resources.threads
     if estimate is None:
         return Candidate(job.id, job.priority, None, threads)
+    if estimate.basis is Basis.PROBED:
+        return Candidate(job.id, job.priority, None, threads, alone=True)
     return Candidate(job.id, job.priority, estimate.reservation_bytes, threads, estimate.largest_batch_size)
 
 

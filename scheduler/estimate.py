@@ -29,6 +29,7 @@ class Basis(StrEnum):
     DECLARED = "declared"  # [resources] memory
     MEASURED = "measured"  # this job's like ran here before
     MODELLED = "modelled"  # traced
+    PROBED = "probed"  # none yet: it cannot be traced, so a few steps alone on the device are to measure it
 
 
 # Until enough is known of a device. Resident memory peaks of one job lay within 6 % of each other (the quickstart's,
@@ -74,6 +75,11 @@ def declared(size_bytes: int) -> Estimate:
     return Estimate(bytes=size_bytes, basis=Basis.DECLARED, margin=0.0)
 
 
+def probed() -> Estimate:
+    """Of a network that cannot be traced: nothing is known, and it will be given the whole device to show its peak."""
+    return Estimate(bytes=0, basis=Basis.PROBED, margin=0.0)
+
+
 def modelled(components: dict[str, int], parameters: int, largest_batch_size: int | None = None) -> Estimate:
     """What a trace predicts, with the margin of a device of which nothing is known."""
     return Estimate(
@@ -103,8 +109,8 @@ def best(spec: JobSpec, signature: str, history: History, traced: Estimate | Non
         return declared(size_bytes)
     peak_bytes = history.peak_bytes.get(signature)
     known = traced if peak_bytes is None else measured(peak_bytes, traced)
-    if known is None:
-        return None
+    if known is None or known.basis is Basis.PROBED:
+        return known
     known = replace(known, margin=history.margin(known.basis))
     return beyond(known, history.exceeded_bytes.get(signature))
 
@@ -114,7 +120,7 @@ def beyond(estimate: Estimate, exceeded_bytes: int | None) -> Estimate:
 
     A prediction above that knows it already, and stays.
     """
-    if exceeded_bytes is None or estimate.bytes > exceeded_bytes:
+    if exceeded_bytes is None or estimate.bytes > exceeded_bytes or estimate.basis is Basis.PROBED:
         return estimate
     wanted = exceeded_bytes * OUT_OF_MEMORY_GROWTH
     return replace(estimate, margin=max(estimate.margin, wanted / estimate.bytes - 1))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from jobs.units import format_bytes
 
+MiB = 1 << 20
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -19,6 +21,7 @@ class Candidate:
     reservation_bytes: int | None
     threads: int
     largest_batch_size: int | None = None  # that would fit the device, of a job that does not
+    alone: bool = False  # is to have the whole device: its memory is to be measured
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ def plan(queued: Iterable[Candidate], resident: Sequence[Resident], capacity: Ca
     impossible: dict[int, str] = {}
     first_waiting: Candidate | None = None
     for job in sorted(queued, key=_best_fit_decreasing):
-        needed = job.reservation_bytes
+        needed = free_bytes // MiB * MiB if job.alone else job.reservation_bytes
         if needed is None:
             waiting[job.job_id] = "its memory is being estimated"
         elif (obstacle := _impossible(job, needed, capacity)) is not None:
             impossible[job.job_id] = obstacle
         elif first_waiting is not None and first_waiting.priority > job.priority:
             waiting[job.job_id] = f"job {first_waiting.job_id} of higher priority comes first"
+        elif job.alone and (resident or placements or needed <= 0):
+            waiting[job.job_id] = "waits until nothing else runs: a few steps alone are to measure its memory"
+            first_waiting = first_waiting or job
         elif needed > free_bytes:
             waiting[job.job_id] = _memory_reason(needed, free_bytes, capacity)
             first_waiting = first_waiting or job

@@ -71,7 +71,7 @@ CREATE VIEW needs AS
 CREATE VIEW ratios AS
     SELECT device_kind, device_name, basis, max(1.0 * peak_bytes / predicted_bytes) AS ratio, max(ended_at) AS ended_at
     FROM measurements
-    WHERE predicted_bytes > 0
+    WHERE predicted_bytes > 0                    -- a probe has no prediction
     GROUP BY device_kind, device_name, basis, CASE basis WHEN 'modelled' THEN signature ELSE job_id END;
 
 CREATE TABLE metrics (

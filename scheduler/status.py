@@ -9,6 +9,7 @@ from msgspec import Struct
 from scheduler.device import Device, Snapshot, unreadable
 from scheduler.device_view import DeviceView, read_view, reserved_bytes
 from scheduler.errors import DeviceUnreadableError
+from scheduler.estimate import Basis
 from scheduler.home import Home
 from scheduler.records import Attempt, Job
 from scheduler.states import State
@@ -116,7 +117,7 @@ def job_report(
         best_validation_accuracy=job.best_validation_accuracy,
         test_accuracy=job.test_accuracy,
         parameters=job.parameters,
-        estimate_bytes=None if estimate is None else estimate.bytes,
+        estimate_bytes=None if estimate is None or estimate.basis is Basis.PROBED else estimate.bytes,
         estimate_basis=None if estimate is None else estimate.basis,
         reservation_bytes=job.reservation_bytes,
         peak_bytes=max((attempt.peak_bytes or 0 for attempt in attempts), default=0) or None,

@@ -42,6 +42,7 @@ class Failed:
     """A job that could not be traced, and why, in one line."""
 
     reason: str
+    untraceable: bool = False  # it may train all the same
 
 
 class Tracer:
@@ -154,7 +155,7 @@ class Tracer:
         self._sent -= 1
         self._answered = True
         self._begin(None)
-        return {message.key: message if message.error is None else Failed(message.error)}
+        return {message.key: message if message.error is None else Failed(message.error, message.untraceable)}
 
     def _excess(self, process: TracingProcess) -> str | None:
         """What the first pending request takes too much of."""

@@ -7,6 +7,7 @@ from itertools import takewhile
 
 from jobs.run_dir import ExitCode, ExitRecord, Failure, KilledFor
 from jobs.units import format_bytes
+from scheduler.estimate import Basis
 from scheduler.records import Attempt
 from scheduler.states import Outcome, Wish
 
@@ -40,6 +41,8 @@ def judge(
         return Verdict(Outcome.SUCCEEDED, None, requeue=False)
     if wish is Wish.CANCEL:
         return Verdict(Outcome.CANCELLED, "cancelled while it ran", requeue=False)
+    if has_probed(ended, attempt):
+        return Verdict(Outcome.STOPPED, "its memory has been measured; goes on from its checkpoint", requeue=True)
     if _was_stopped(ended):
         return Verdict(Outcome.STOPPED, "stopped; goes on from its checkpoint", requeue=True)
     if ended.exit_code == ExitCode.OUT_OF_MEMORY or ended.killed_for is KilledFor.MEMORY:
@@ -49,6 +52,12 @@ def judge(
     if ended.exit_code is None and ended.signal in (None, signal.SIGKILL):
         return _lost(ended, attempt, earlier)
     return _failed(ended, failure, attempt, earlier)
+
+
+def has_probed(ended: ExitRecord, attempt: Attempt) -> bool:
+    """Whether this was a few steps alone on the device to measure their memory, and they were all made."""
+    stopped_itself = ended.exit_code == ExitCode.STOPPED and not ended.stop_requested
+    return attempt.basis is Basis.PROBED and stopped_itself
 
 
 def without_progress(attempts: Sequence[Attempt], outcome: Outcome, start_step: int | None) -> int:

@@ -91,7 +91,7 @@ def test_a_network_that_prints_is_estimated_like_any_other(replies: list[Reply])
         (2, "expected logits of shape"),
         (3, "no such thing"),
         (4, "defines no 'nothing'"),
-        (5, "cannot be traced: declare [resources] memory"),
+        (5, "cannot be traced: a queued job is measured by a few steps alone on the device"),
     ],
     ids=["raises", "returns maps", "cannot be built", "is not there", "reads values"],
 )
@@ -156,3 +156,21 @@ class TestDataShape:
         spec = JobSpec(name="a", model=ModelSpec(name="resv1"), data=data)
         from_facts, from_files = (data_shape(request(0, spec, cache_dir, prepare=prepare)) for prepare in (False, True))
         assert from_facts == from_files
+
+
+def test_an_estimate_does_not_depend_on_what_was_estimated_before(cache_dir: Path) -> None:
+    """Tracing imports parts of what torchvision needs, which its worker has to import all the same."""
+    plain = job()
+    torchvision = job("torchvision:squeezenet1_1", {})
+    alone, after = (process_bytes(jobs, cache_dir)[-1] for jobs in ([torchvision], [plain, torchvision]))
+    assert after == pytest.approx(alone, rel=0.03)
+
+
+def process_bytes(specs: list[JobSpec], cache_dir: Path) -> list[int]:
+    """What a new estimator says the processes of jobs take, one after the other."""
+    requests = [request(key, spec, cache_dir) for key, spec in enumerate(specs)]
+    lines = b"".join(msgspec.json.encode(one) + b"\n" for one in requests)
+    command = [sys.executable, "-P", "-m", "jobs.estimator"]
+    told = subprocess.run(command, input=lines, capture_output=True, check=True).stdout.splitlines()
+    messages = [msgspec.json.decode(line, type=Message) for line in told]
+    return [message.components["process"] for message in messages if isinstance(message, Reply)]

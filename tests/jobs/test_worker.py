@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from tiny import STEPS, identical, job, launch, learned, saved, train, user_job
@@ -178,3 +179,18 @@ class TestEnds:
         RunDir(tmp_path).create(job())
         with pytest.raises(GpuqError, match=r"launch\.json: missing"):
             worker.main(str(tmp_path), "1")
+
+
+def test_a_probe_stops_once_training_has_held_the_most_and_keeps_what_it_learned(
+    cache_dir: Path, prepared: Callable[[JobSpec], RunDir], user_file: Path
+) -> None:
+    """Chunks of two batches: the second chunk, and two steps. The job then goes on from there."""
+    files = prepared(user_job(user_file, "Counting"))
+    attempt = files.attempt(1)
+    probing = msgspec.structs.replace(launch(cache_dir), probe=True)
+    assert run_attempt(files.read_spec(), files, attempt, probing, lambda: False) == ExitCode.STOPPED
+    assert saved(files.last_checkpoint)["position"]["step"] == 4
+    assert run_attempt(files.read_spec(), files, attempt, launch(cache_dir), lambda: False) == ExitCode.SUCCEEDED
+    result = read_record(files.result, Result)
+    assert result is not None
+    assert result.steps == 3 * STEPS

@@ -241,3 +241,41 @@ def test_a_job_of_more_cores_than_there_are_is_impossible() -> None:
     assert plan([job(1, 10, threads=3)], [], Capacity(GiB, 0, GiB, threads=2)).impossible == {
         1: "needs 3 cores, the device has 2"
     }
+
+
+# -- a job whose memory is to be measured -----------------------------------------------------------------------
+
+
+def unmeasured(job_id: int = 9, priority: int = 0) -> Candidate:
+    return Candidate(job_id, priority, None, threads=1, alone=True)
+
+
+def test_it_gets_the_whole_budget_when_nothing_else_runs() -> None:
+    capacity = Capacity(budget_bytes=900 * MiB + 5, used_by_others_bytes=0, largest_bytes=GiB, threads=4)
+    assert plan([unmeasured()], [], capacity).placements == [Placement(9, 900 * MiB)]
+
+
+def test_it_waits_while_others_run_or_start() -> None:
+    capacity = Capacity(budget_bytes=GiB, used_by_others_bytes=0, largest_bytes=GiB, threads=4)
+    known = Candidate(1, 0, 100 * MiB, threads=1)
+    for queue, live in (([unmeasured()], [Resident(2, 100 * MiB, 1)]), ([unmeasured(), known], [])):
+        decision = plan(queue, live, capacity)
+        assert 9 not in placed_ids(decision)
+        assert decision.waiting[9] == "waits until nothing else runs: a few steps alone are to measure its memory"
+
+
+def test_two_of_them_take_turns() -> None:
+    capacity = Capacity(budget_bytes=GiB, used_by_others_bytes=0, largest_bytes=GiB, threads=4)
+    assert placed_ids(plan([unmeasured(8), unmeasured(9)], [], capacity)) == [8]
+
+
+def test_it_holds_back_only_jobs_of_lower_priority() -> None:
+    capacity = Capacity(budget_bytes=GiB, used_by_others_bytes=0, largest_bytes=GiB, threads=4)
+    equal, lower = Candidate(1, 1, 100 * MiB, threads=1), Candidate(2, 0, 100 * MiB, threads=1)
+    decision = plan([unmeasured(priority=1), equal, lower], [Resident(5, 100 * MiB, 1)], capacity)
+    assert placed_ids(decision) == [1]
+
+
+def test_it_waits_while_others_have_all_memory() -> None:
+    capacity = Capacity(budget_bytes=0, used_by_others_bytes=GiB, largest_bytes=GiB, threads=4)
+    assert plan([unmeasured()], [], capacity).placements == []

@@ -1,0 +1,45 @@
+"""A worker of gpuq, as its attempt was launched, and then what it had used: `python gpu_worker.py RUN_DIR USED_BYTES`.
+
+USED_BYTES is what was in use on the device before. Leaves `measured.json` in the run directory.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from jobs import worker
+from jobs.run_dir import Launch, RunDir, read_record, write_atomically
+from scheduler.device import choose_device
+
+
+def main(run_dir: str, used_before: str) -> int:
+    code = worker.main(run_dir, "1")
+    launch = read_record(RunDir(Path(run_dir)).attempt(1).launch, Launch)
+    assert launch is not None
+    write_atomically(Path(run_dir) / "measured.json", json.dumps(measured(launch.device, int(used_before))).encode())
+    return code
+
+
+def measured(device: str, used_before: int) -> dict[str, int]:
+    """Peaks of this process: of the caching allocator's blocks and segments, and of all.
+
+    All is what the device has more in use than before this process, which must be alone: NVML does not tell a process's
+    bytes everywhere. Resident memory on the CPU, which has no such allocator.
+    """
+    if device == "cpu":
+        return {"process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    import torch
+
+    used = choose_device("cuda").snapshot({}).used_by_others_bytes  # by NVML, as before: mem_get_info counts otherwise
+    reserved_peak = torch.cuda.max_memory_reserved(device)
+    returned = reserved_peak - torch.cuda.memory_reserved(device)  # to the device, since the peak
+    return {
+        "allocated_bytes": torch.cuda.max_memory_allocated(device),
+        "reserved_bytes": reserved_peak,
+        "process_bytes": used - used_before + returned,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
