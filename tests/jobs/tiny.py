@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from jobs.run_dir import Launch, Metrics, Result, RunDir, read_metrics
 from jobs.spec import Constant, DataSpec, JobSpec, ModelSpec, TrainSpec
@@ -252,3 +253,29 @@ def identical(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(identical, one, other))
     return bool(one == other)
+
+
+class Killed(BaseException):
+    """Ends training as SIGKILL does: nothing more is written."""
+
+
+def killing(steps: int) -> Callable[[], bool]:
+    wish = after(steps)
+
+    def should_stop() -> bool:
+        if wish():
+            raise Killed
+        return False
+
+    return should_stop
+
+
+def job_with(spec: JobSpec, **changes: Any) -> JobSpec:
+    return replace(spec, train=replace(spec.train, **changes))
+
+
+def assert_same(files: RunDir, reference: RunDir) -> None:
+    """Metrics, weights, optimizer, generators and position, bit for bit."""
+    assert learned(files) == learned(reference)
+    assert identical(saved(files.last_checkpoint), saved(reference.last_checkpoint))
+    assert identical(saved(files.best_checkpoint), saved(reference.best_checkpoint))

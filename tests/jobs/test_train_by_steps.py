@@ -1,0 +1,120 @@
+"""Training is a matter of steps: evaluations, checkpoints and recordings come between any two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from tiny import (
+    BATCH,
+    STEPS,
+    Killed,
+    after,
+    assert_same,
+    identical,
+    job,
+    job_with,
+    killing,
+    learned,
+    saved,
+    train,
+    trainer,
+    user_job,
+)
+
+from jobs.errors import TrainingError
+from jobs.run_dir import FlowLine, RunDir, read_lines, read_metrics
+from jobs.spec import Cosine, DiagnosticsSpec
+from jobs.train import StopRequested
+
+
+class TestIterations:
+    """Training counted in iterations: evaluated every so many, across epochs, and ended in the middle of one."""
+
+    SPEC = job(iterations=3 * STEPS - 1, evaluate_every=3, schedule=Cosine(), augment="easy")
+
+    def test_a_line_comes_every_so_many_iterations_and_at_the_end(self, tmp_path: Path, cache_dir: Path) -> None:
+        train(self.SPEC, tmp_path, cache_dir)
+        lines = read_metrics(RunDir(tmp_path).metrics)
+        assert [(line.step, line.epoch) for line in lines] == [(3, 1), (6, 2), (9, 3), (11, 3)]
+
+    def test_a_line_counts_the_images_since_the_line_before(self, tmp_path: Path, cache_dir: Path) -> None:
+        train(self.SPEC, tmp_path, cache_dir)
+        images = [3 * BATCH, 160 - 3 * BATCH + 2 * BATCH, BATCH + 160 - 3 * BATCH + BATCH, 2 * BATCH]
+        for line, count in zip(read_metrics(RunDir(tmp_path).metrics), images, strict=True):
+            assert line.train_accuracy * count == pytest.approx(round(line.train_accuracy * count), abs=1e-9)
+            assert 0 < line.train_loss < 10
+
+    def test_how_often_it_is_evaluated_changes_no_weight(self, tmp_path: Path, cache_dir: Path) -> None:
+        weights = []
+        for every in (3, None):
+            folder = tmp_path / str(every)
+            one = trainer(job_with(self.SPEC, evaluate_every=every), folder, cache_dir)
+            one.run()
+            weights.append(saved(RunDir(folder).last_checkpoint)["network"])
+        assert identical(*weights)
+
+    @pytest.mark.parametrize("steps", range(1, 11))
+    def test_stopped_and_resumed_equals_uninterrupted(self, tmp_path: Path, cache_dir: Path, steps: int) -> None:
+        reference = tmp_path / "reference"
+        expected = train(self.SPEC, reference, cache_dir)
+        with pytest.raises(StopRequested):
+            trainer(self.SPEC, tmp_path, cache_dir, after(steps)).run()
+        assert train(self.SPEC, tmp_path, cache_dir) == expected
+        assert_same(RunDir(tmp_path), RunDir(reference))
+
+    def test_epochs_and_as_many_iterations_train_alike(self, tmp_path: Path, cache_dir: Path) -> None:
+        by_epochs, by_iterations = tmp_path / "epochs", tmp_path / "iterations"
+        train(job(epochs=3), by_epochs, cache_dir)
+        train(job(iterations=3 * STEPS), by_iterations, cache_dir)
+        assert learned(RunDir(by_epochs)) == learned(RunDir(by_iterations))
+
+
+class TestCheckpoints:
+    def test_a_long_epoch_is_not_lost(self, tmp_path: Path, cache_dir: Path) -> None:
+        """One comes by time in the middle of an epoch: the test's clock ticks once a step."""
+        with pytest.raises(Killed):
+            trainer(job(checkpoint_every="2s"), tmp_path, cache_dir, killing(STEPS - 1)).run()
+        assert 0 < saved(RunDir(tmp_path).last_checkpoint)["position"]["step"] < STEPS
+
+    def test_one_comes_by_epochs(self, tmp_path: Path, cache_dir: Path) -> None:
+        with pytest.raises(Killed):
+            trainer(job(epochs=4, checkpoint_every="2 epochs"), tmp_path, cache_dir, killing(4 * STEPS - 1)).run()
+        assert saved(RunDir(tmp_path).last_checkpoint)["position"]["step"] == 2 * STEPS
+
+    def test_none_is_written_of_weights_that_are_no_numbers(
+        self, tmp_path: Path, cache_dir: Path, user_file: Path
+    ) -> None:
+        """The loss that went wrong is noticed when the checkpoint is due, not only at the epoch's end."""
+        spec = user_job(user_file, "Diverging", options={"step": 2}, checkpoint_every="0s")
+        with pytest.raises(TrainingError, match="step 1"):
+            train(spec, tmp_path, cache_dir)
+        assert saved(RunDir(tmp_path).last_checkpoint)["position"]["step"] == 1
+
+
+class TestGradientFlow:
+    SPEC = job(epochs=2, diagnostics=DiagnosticsSpec(gradient_flow=True))
+
+    def test_there_is_a_line_an_evaluation_with_every_weight(self, tmp_path: Path, cache_dir: Path) -> None:
+        one = trainer(self.SPEC, tmp_path, cache_dir)
+        one.run()
+        lines = read_lines(RunDir(tmp_path).gradient_flow, FlowLine)
+        weights = [name for name, parameter in one.network.named_parameters() if parameter.ndim > 1]
+        assert [(line.epoch, line.step) for line in lines] == [(1, STEPS), (2, 2 * STEPS)]
+        assert [list(line.mean_absolute) for line in lines] == [weights, weights]
+        assert all(value > 0 for line in lines for value in line.mean_absolute.values())
+
+    def test_it_changes_nothing_of_the_training(self, tmp_path: Path, cache_dir: Path) -> None:
+        plain = replace(self.SPEC, diagnostics=DiagnosticsSpec())
+        for name, spec in (("flow", self.SPEC), ("plain", plain)):
+            train(spec, tmp_path / name, cache_dir)
+        assert learned(RunDir(tmp_path / "flow")) == learned(RunDir(tmp_path / "plain"))
+
+    def test_it_survives_a_stop_in_the_middle_of_an_epoch(self, tmp_path: Path, cache_dir: Path) -> None:
+        train(self.SPEC, tmp_path / "reference", cache_dir)
+        with pytest.raises(StopRequested):
+            trainer(self.SPEC, tmp_path, cache_dir, after(STEPS + 2)).run()
+        train(self.SPEC, tmp_path, cache_dir)
+        expected = RunDir(tmp_path / "reference").gradient_flow.read_text()
+        assert RunDir(tmp_path).gradient_flow.read_text() == expected
