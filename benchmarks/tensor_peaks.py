@@ -71,7 +71,6 @@ def both_peaks(spec: JobSpec) -> dict[str, Any]:
     """A case's row. Runs in a process of its own, which has one thread."""
     import torch
 
-    import augment.operations  # noqa: F401 — as in jobs.estimator: imported in a trace, its constants would be traced
     from jobs.trace import DataShape, trace_job
 
     torch.set_num_threads(1)

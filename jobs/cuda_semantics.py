@@ -3,7 +3,7 @@
 Emulated: the casts of `torch.autocast` (jobs.cuda_autocast), scaled dot-product attention (jobs.cuda_attention), and
 the mask of dropout. What a kernel allocates and frees within itself, such as the workspaces of cuDNN's convolutions,
 and what cuDNN's batch norm keeps in fp32 (its "reserve space"; bf16 runs torch's own kernel) are not: only a GPU tells.
-Nor is that torch's batch norm keeps its statistics in fp32 on CUDA, in bf16 on the CPU: 4 bytes a channel.
+Nor is that batch norm keeps its statistics in fp32 of parameters that are bf16, too: 4 bytes a channel.
 The tests hold the casts against torch's CUDA autocast on fake CUDA tensors. Attention follows torch's sources and meta
 functions, unchecked on a GPU.
 """

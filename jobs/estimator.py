@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MiB = 1 << 20
 
 # On the CPU: the code pages, thread stacks and kernel scratch that a training touches after its imports, and what
-# malloc keeps beside the tensors. Fitted to 16 jobs of benchmarks/memory.py (seed 1), checked on those of another seed.
+# malloc keeps beside the tensors. Fitted to 16 small jobs, checked on 24 of another seed (benchmarks/results/memory-cpu.json).
 CPU_TRAINING_BYTES = 120 * MiB
 CPU_SLACK_SHARE = 0.35
 

@@ -1,8 +1,8 @@
 """The memory of a job before it runs: the trainer's own step on fake tensors, every storage counted while it lives.
 
 A fake tensor has a size and no data, so a trace costs neither the memory nor the time of the real step
-(torch's FakeTensorMode). It runs on fake CPU tensors whatever the device: fake CUDA tensors need a GPU to go backward.
-For a GPU `jobs.cuda_semantics` has them cast, and keep, what CUDA's would.
+(torch's FakeTensorMode, mended by `jobs.kernel_fakes`). It runs on fake CPU tensors whatever the device: fake CUDA
+tensors need a GPU to go backward. For a GPU `jobs.cuda_semantics` has them cast, and keep, what CUDA's would.
 """
 
 import weakref
@@ -27,6 +27,7 @@ from jobs.cuda_semantics import as_on_cuda
 from jobs.diagnostics.gradient_flow import GradientFlow
 from jobs.diagnostics.plane import Plane
 from jobs.diagnostics.survey import evaluation_batch_size
+from jobs.kernel_fakes import KernelFakeMode
 from jobs.optimizer import build_optimizer, forget_training
 from jobs.spec import JobSpec
 from jobs.step import STEPS_PER_CHUNK, Totals, chosen_chunk_size, evaluation_step, steps_to_peak, training_step
@@ -122,7 +123,8 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
     )
     network = network.to(memory_format=torch.channels_last)  # as jobs.data.build_network does
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    fake, memory = FakeTensorMode(), StorageTrace()
+    policy(spec.data.augment, shape.input_shape[-1])  # imported now, lest the constants of its library are traced
+    fake, memory = KernelFakeMode(), StorageTrace()
     make_fake(network, fake)
     with fake, memory, _semantics(device):
         memory.track([*network.parameters(), *network.buffers()])

@@ -10,7 +10,7 @@ import torch
 from tiny import BATCH, CHUNK, job, user_job
 
 import models.registry
-from augment.policies import policy
+from augment.policies import Policy, policy
 from augment.resident import ResidentSet
 from jobs.allocator import replay
 from jobs.estimator import cpu_components, cuda_components
@@ -51,8 +51,14 @@ def network_job(network: str, **changes: Any) -> JobSpec:
     return job(network, options, **changes)
 
 
-def traced(spec: JobSpec, shape: DataShape = SHAPE, workspace_bytes: int = 0) -> Trace:
-    return trace_job(spec, shape, CPU, "fp32", workspace_bytes)
+def traced(
+    spec: JobSpec,
+    shape: DataShape = SHAPE,
+    workspace_bytes: int = 0,
+    device: torch.device = CPU,
+    precision: str = "fp32",
+) -> Trace:
+    return trace_job(spec, shape, device, precision, workspace_bytes)
 
 
 def resident(images: int) -> ResidentSet:
@@ -64,7 +70,7 @@ def resident(images: int) -> ResidentSet:
     )
 
 
-def real_memory(spec: JobSpec) -> StorageTrace:
+def real_memory(spec: JobSpec, precision: str = "fp32") -> StorageTrace:
     """What is born and dies of real tensors in an epoch of training and evaluation."""
     network = models.registry.build(
         spec.model.name, spec.model.options, input_shape=SHAPE.input_shape, classes=SHAPE.classes
@@ -82,10 +88,10 @@ def real_memory(spec: JobSpec) -> StorageTrace:
             chunk_size=chosen_chunk_size(spec.data.chunk_size, CPU),
         )
         for step, (images, labels) in enumerate(batches):
-            training_step(network, optimizer, images, labels, "fp32", totals, step)
+            training_step(network, optimizer, images, labels, precision, totals, step)
         network.eval()
         for images, labels in validation_set.evaluation_batches(spec.train.batch_size):
-            evaluation_step(network, images, labels, "fp32", totals)
+            evaluation_step(network, images, labels, precision, totals)
     return memory
 
 
@@ -93,6 +99,19 @@ def real_memory(spec: JobSpec) -> StorageTrace:
 def test_the_traced_peak_is_the_real_one_to_the_byte(network: str, optimizer: str) -> None:
     spec = network_job(network, optimizer=OPTIMIZERS[optimizer])
     assert traced(spec).peak_bytes == real_memory(spec).peak_bytes
+
+
+@pytest.mark.parametrize(("network", "optimizer"), [("baseline-130k", "adamw"), ("bn4", "sgd")])
+def test_so_it_is_in_bf16(network: str, optimizer: str) -> None:
+    spec = network_job(network, optimizer=OPTIMIZERS[optimizer])
+    assert traced(spec, precision="bf16").peak_bytes == real_memory(spec, "bf16").peak_bytes
+
+
+def test_so_it_is_in_bf16_with_other_norms(tmp_path: Path) -> None:
+    file = tmp_path / "normed.py"
+    file.write_text(NORMED)
+    spec = user_job(file, "normed")
+    assert traced(spec, precision="bf16").peak_bytes == real_memory(spec, "bf16").peak_bytes
 
 
 @pytest.mark.parametrize(("network", "optimizer"), [("resv1", "sgd"), ("bnv2", "adamw")])
@@ -161,6 +180,21 @@ def test_a_trace_does_not_depend_on_how_often_it_is_made() -> None:
     assert traced(spec) == traced(spec)
 
 
+def test_constants_that_a_policy_s_library_makes_when_imported_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    constants: list[torch.Tensor] = []
+
+    def importing(name: str, image_size: int) -> Policy:
+        if not constants:
+            constants.append(torch.zeros(MiB))
+        return policy(name, image_size)
+
+    spec = network_job("resv1")
+    expected = traced(spec)
+    monkeypatch.setattr("jobs.trace.policy", importing)
+    assert traced(spec) == expected
+    assert constants
+
+
 def test_a_network_that_cannot_be_built_is_a_model_error(user_file: Path) -> None:
     with pytest.raises(ModelError, match="no such thing"):
         traced(user_job(user_file, "unbuildable"))
@@ -172,7 +206,7 @@ class TestCuda:
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_convolutions_and_batch_norm_take_what_they_take_on_the_cpu(self, precision: str) -> None:
         spec = network_job("resv1")
-        on_cpu, on_gpu = (trace_job(spec, SHAPE, device, precision) for device in (CPU, CUDA))
+        on_cpu, on_gpu = (traced(spec, device=device, precision=precision) for device in (CPU, CUDA))
         assert on_gpu == on_cpu
 
     def test_layer_norm_takes_more_in_bf16_where_its_output_is_fp32(self, tmp_path: Path) -> None:
