@@ -18,7 +18,7 @@ from torch import nn
 from jobs.errors import CheckpointError
 from jobs.run_dir import make_private_folder, write_atomically
 from jobs.schedule import ScheduleState
-from jobs.spec import DiagnosticsSpec, JobSpec, ResourcesSpec, TrainSpec, encode
+from jobs.spec import DiagnosticsSpec, JobSpec, LimitsSpec, ResourcesSpec, TrainSpec, encode
 from jobs.units import Interval
 
 FORMAT = 2
@@ -142,9 +142,8 @@ def _identity(spec: JobSpec) -> str:
     train = replace(spec.train, checkpoint_every=TrainSpec().checkpoint_every)
     diagnostics = DiagnosticsSpec(gradient_flow=spec.diagnostics.gradient_flow)
     resources = replace(spec.resources, memory=ResourcesSpec().memory)
-    return encode(
-        replace(spec, name="", priority=0, train=train, resources=resources, diagnostics=diagnostics)
-    ).decode()
+    same = {"train": train, "resources": resources, "limits": LimitsSpec(), "diagnostics": diagnostics}
+    return encode(replace(spec, name="", priority=0, **same)).decode()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MiB = 1 << 20
 
 # On the CPU: the code pages, thread stacks and kernel scratch that a training touches after its imports, and what
-# malloc keeps beside the tensors. Fitted to 16 small jobs, checked on 24 of another seed (benchmarks/results/memory-cpu.json).
+# malloc keeps beside the tensors. Fitted to 16 small jobs, checked on others (docs/results.md, "Memory").
 CPU_TRAINING_BYTES = 120 * MiB
 CPU_SLACK_SHARE = 0.35
 

@@ -30,6 +30,7 @@ _SECTIONS: dict[str, type[Struct]] = {
     "data": spec.DataSpec,
     "train": spec.TrainSpec,
     "resources": spec.ResourcesSpec,
+    "limits": spec.LimitsSpec,
     "diagnostics": spec.DiagnosticsSpec,
 }
 _VARIANTS = {"optimizer": (spec.OPTIMIZERS, "sgd"), "schedule": (spec.SCHEDULES, "plateau")}

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     FAILED = 1  # an unexpected error: worth one more try from the checkpoint
     OUT_OF_MEMORY = 3
     REFUSED = 4  # an error that another try cannot change
+    TIMED_OUT = 5  # its time limit is up, checkpoint written
     STOPPED = 75  # asked to stop, checkpoint written (sysexits.h: EX_TEMPFAIL)
 
 
@@ -36,6 +37,7 @@ class KilledFor(StrEnum):
 
     MEMORY = "memory"  # held more than its reservation
     GRACE = "grace"  # did not stop in time when asked
+    HANG = "hang"  # likewise, asked because it showed no progress
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -51,6 +53,8 @@ class Launch(Struct, frozen=True, kw_only=True):
     cache_dir: str
     environment: dict[str, str]
     probe: bool = False  # train only until the memory's peak is known, alone on the device
+    first_counted: int = 1  # the first attempt since a person last had the job tried again
+    hang_s: float | None = None  # how long it may show no progress: see scheduler.pulse; None: for ever
 
 
 class ProcessRecord(Struct, frozen=True, kw_only=True):
@@ -69,6 +73,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     parameters: int
     resumed_from_step: int
     steps: int  # of the whole training
+    elapsed_s: float = 0.0  # training time of the earlier attempts
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -100,6 +105,7 @@ class ExitRecord(Struct, frozen=True, kw_only=True):
     resident_peak_bytes: int = 0  # of the worker, in host memory
     stop_requested: bool = False
     killed_for: KilledFor | None = None  # why the parent process killed it, if it did
+    hung_s: float | None = None  # if it was asked to stop because it showed no progress: for how long
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -152,6 +158,7 @@ class AttemptFiles:
         self.lock = folder / "lock"  # held by the parent process while it lives
         self.process = folder / "process.json"
         self.progress = folder / "progress.json"
+        self.heartbeat = folder / "heartbeat"  # modified whenever training gets on
         self.failure = folder / "failure.json"
         self.peak = folder / "peak.json"
         self.exit = folder / "exit.json"
@@ -170,9 +177,10 @@ class RunDir:
         self.result = path / "result.json"
         self.last_checkpoint = path / "checkpoints" / "last.pt"
         self.best_checkpoint = path / "checkpoints" / "best.pt"
+        self.attempts = path / "attempts"
 
     def attempt(self, number: int) -> AttemptFiles:
-        return AttemptFiles(self.path / "attempts" / str(number))
+        return AttemptFiles(self.attempts / str(number))
 
     def create(self, spec: JobSpec) -> None:
         """Make the folder and write the spec; harmless when it is there already."""

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from augment.catalog import DATASETS, POLICY_NAMES
-from jobs.units import Interval, parse_bytes, parse_interval
+from jobs.units import Interval, parse_bytes, parse_duration, parse_interval
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -183,6 +183,30 @@ class ResourcesSpec(Struct, frozen=True, kw_only=True):
         return None if self.memory is None else parse_bytes(self.memory)
 
 
+class LimitsSpec(Struct, frozen=True, kw_only=True):
+    """How long a job may take, and how long it may stand still. Durations such as `"6h"`."""
+
+    time: str | None = None  # of training, over all attempts since a person last had it tried again
+    hang: str = "10m"  # without progress; longer where the job's own pace says so
+
+    def __post_init__(self) -> None:
+        for name in ("time", "hang"):
+            text = getattr(self, name)
+            try:
+                if text is not None and parse_duration(text) <= 0:
+                    raise ValueError(f"expected a duration above 0, got {text!r}")
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+    @property
+    def time_s(self) -> float | None:
+        return None if self.time is None else parse_duration(self.time)
+
+    @property
+    def hang_s(self) -> float:
+        return parse_duration(self.hang)
+
+
 Optimizer = Sgd | Adam | AdamW
 Schedule = Plateau | Cosine | Steps | Constant
 
@@ -206,6 +230,7 @@ class JobSpec(Struct, frozen=True, kw_only=True):
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Plateau()
     resources: ResourcesSpec = ResourcesSpec()
+    limits: LimitsSpec = LimitsSpec()
     diagnostics: DiagnosticsSpec = DiagnosticsSpec()
 
     @property

@@ -1,5 +1,6 @@
 """The training loop: steps from one evaluation to the next, metrics, checkpoints, and one test at the end."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,9 +41,17 @@ class StopRequested(Exception):  # noqa: N818 — not an error: the wish to stop
     """Training was asked to stop and has written its checkpoint."""
 
 
+class TimeUp(Exception):  # noqa: N818 — not an error either
+    """Training has reached its time limit and has written its checkpoint."""
+
+
 @dataclass(frozen=True)
 class Surroundings:
-    """What a training takes from outside: where it runs, where it writes, who may stop it, what time it is."""
+    """What a training takes from outside: where it runs, where it writes, who may stop it, what time it is.
+
+    `counted_from_s` is the training time from which the job's time limit counts; None: from this attempt's start on.
+    `on_progress` is called after each step and each batch of an evaluation.
+    """
 
     device: torch.device
     precision: str
@@ -52,6 +61,8 @@ class Surroundings:
     context_bytes: int
     should_stop: Callable[[], bool]
     clock: Callable[[], float] = time.monotonic
+    counted_from_s: float | None = None
+    on_progress: Callable[[], None] = lambda: None
 
 
 class Trainer:
@@ -69,12 +80,13 @@ class Trainer:
         self.position = Position()
         self.checkpoint = Due(spec.train.checkpoint_interval, self.data.steps_per_epoch, around.clock)
         self.started = 0.0  # by the clock, had all attempts been one
+        self.time_up_s = math.inf  # of training
 
     def run(self) -> Result:
         """Train to the end, test once, and return the result.
 
-        Raises StopRequested after a checkpoint when asked to stop, and TrainingError when the loss is no longer
-        a number.
+        Raises StopRequested after a checkpoint when asked to stop, TimeUp after one when the job's time limit is
+        reached, and TrainingError when the loss is no longer a number.
         """
         self._resume()
         while not self._is_over():
@@ -97,11 +109,18 @@ class Trainer:
             )
         drop_lines_after(files.metrics, Metrics, self.position.step)
         drop_lines_after(files.gradient_flow, FlowLine, self.position.step)
-        self.started = self.around.clock() - self.position.elapsed_s
-        write_record(
-            self.around.attempt.progress,
-            Progress(parameters=self._parameters(), resumed_from_step=self.position.step, steps=self.length.steps),
+        so_far_s, counted_from_s = self.position.elapsed_s, self.around.counted_from_s
+        self.started = self.around.clock() - so_far_s
+        if (limit_s := self.spec.limits.time_s) is not None:
+            self.time_up_s = limit_s + (so_far_s if counted_from_s is None else counted_from_s)
+        progress = Progress(
+            parameters=self._parameters(),
+            resumed_from_step=self.position.step,
+            steps=self.length.steps,
+            elapsed_s=so_far_s,
         )
+        write_record(self.around.attempt.progress, progress)
+        self.around.on_progress()
 
     def _train(self, until: int) -> float:
         """Train up to step `until`, from epoch to epoch; returns the last learning rate.
@@ -113,13 +132,22 @@ class Trainer:
         while self.position.step < until:
             batches = self.data.training_batches(self.position.step)
             for images, labels in islice(batches, until - self.position.step):
-                if self.around.should_stop():
+                if (ending := self._ending()) is not None:
                     self._save_checkpoint()
-                    raise StopRequested
+                    raise ending
                 lr = self._step(images, labels)
+                self.around.on_progress()
                 if self.position.step < until and self.checkpoint.is_due(self.position.step):
                     self._save_checkpoint()
         return lr
+
+    def _ending(self) -> Exception | None:
+        """What is to be raised in place of the next step, if anything."""
+        if self.around.should_stop():
+            return StopRequested()
+        if self.time_up_s < math.inf and self._elapsed_s() >= self.time_up_s:
+            return TimeUp(f"its time limit of {self.spec.limits.time} is up (limits.time)")
+        return None
 
     def _step(self, images: Tensor, labels: Tensor) -> float:
         """One optimizer step; returns its learning rate."""
@@ -197,7 +225,9 @@ class Trainer:
 
         Raises TrainingError when the loss is not a number.
         """
-        loss, accuracy, bad_step = evaluate(self.network, part, self.spec.train.batch_size, self.around.precision)
+        loss, accuracy, bad_step = evaluate(
+            self.network, part, self.spec.train.batch_size, self.around.precision, self.around.on_progress
+        )
         if bad_step is not None:
             raise TrainingError(f"the loss on images held out is not finite after {self.position.step} steps")
         return loss, accuracy
@@ -221,7 +251,7 @@ class Trainer:
         )
 
     def _survey(self) -> None:
-        """The loss around the weights that were tested, saved row by row. Raises StopRequested between rows."""
+        """The loss around the weights that were tested, saved row by row, between which it may stop as training may."""
         device, wanted = self.around.device, self.spec.diagnostics
         forget_training(self.optimizer)
         survey(
@@ -233,11 +263,12 @@ class Trainer:
             batch_size=evaluation_batch_size(self.spec.train.batch_size, device),
             precision=self.around.precision,
             on_row=self._between_rows,
+            on_batch=self.around.on_progress,
         )
 
-    def _between_rows(self, _landscape: Landscape) -> None:
-        if self.around.should_stop():
-            raise StopRequested
+    def _between_rows(self, landscape: Landscape) -> None:
+        if not landscape.complete and (ending := self._ending()) is not None:
+            raise ending
 
     def _is_over(self) -> bool:
         position = self.position

@@ -10,14 +10,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from jobs.errors import UNDERSTOOD, GpuqError, in_words
+from jobs.heartbeat import Heartbeat
 from jobs.resident import resident_bytes, worker_modules
-from jobs.run_dir import AttemptFiles, ExitCode, Failure, Launch, Peak, RunDir, read_record, write_record
+from jobs.run_dir import AttemptFiles, ExitCode, Failure, Launch, Peak, Progress, RunDir, read_record, write_record
 from jobs.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run_attempt(
     import torch
 
     from jobs.memory import cap_memory, is_out_of_memory, parts, peak_bytes, requested_bytes
-    from jobs.train import StopRequested, Surroundings, Trainer
+    from jobs.train import StopRequested, Surroundings, TimeUp, Trainer
 
     device = torch.device(launch.device)
     torch.set_num_threads(spec.resources.threads)
@@ -77,6 +78,8 @@ def run_attempt(
             cache_dir=Path(launch.cache_dir),
             context_bytes=launch.context_bytes,
             should_stop=_at_its_peak(spec, device, should_stop) if launch.probe else should_stop,
+            counted_from_s=_counted_from_s(files, range(launch.first_counted, launch.number)),
+            on_progress=Heartbeat(attempt.heartbeat),
         )
         trainer = Trainer(spec, around)
         loaded_bytes = resident_bytes()
@@ -84,6 +87,9 @@ def run_attempt(
         return ExitCode.SUCCEEDED
     except StopRequested:
         return ExitCode.STOPPED
+    except TimeUp as limit:
+        write_record(attempt.failure, Failure(kind=type(limit).__name__, message=str(limit)))
+        return ExitCode.TIMED_OUT
     except (Exception, SystemExit) as error:  # a network may call sys.exit(), and that is no success
         traceback.print_exc()
         failure = Failure(kind=type(error).__name__, message=in_words(error), requested_bytes=requested_bytes(error))
@@ -94,6 +100,12 @@ def run_attempt(
     finally:
         known = parts(device, imported_bytes, loaded_bytes)
         write_record(attempt.peak, Peak(peak_bytes=peak_bytes(device, launch.context_bytes), **known))
+
+
+def _counted_from_s(files: RunDir, earlier: Iterable[int]) -> float | None:
+    """The training time before the first of the earlier attempts that began to train; None if none did."""
+    begun = (read_record(files.attempt(number).progress, Progress) for number in earlier)
+    return next((progress.elapsed_s for progress in begun if progress is not None), None)
 
 
 def _at_its_peak(spec: JobSpec, device: "torch.device", should_stop: Callable[[], bool]) -> Callable[[], bool]:

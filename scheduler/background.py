@@ -19,20 +19,26 @@ def running_dispatcher(store: Store) -> Identity | None:
     return identity if identity is not None and identity.is_alive() else None
 
 
-def ensure_dispatcher(home: Home, store: Store, device: str, memory_bytes: int | None) -> tuple[int, bool]:
+def ensure_dispatcher(
+    home: Home, store: Store, device: str, memory_bytes: int | None, max_failures: int | None = None
+) -> tuple[int, bool]:
     """The pid of the dispatcher, and whether it had to be started."""
     running = running_dispatcher(store)
     if running is not None:
         return running.pid, False
-    return start_dispatcher(home, device, memory_bytes), True
+    return start_dispatcher(home, device, memory_bytes, max_failures), True
 
 
-def start_dispatcher(home: Home, device: str, memory_bytes: int | None) -> int:
+def start_dispatcher(home: Home, device: str, memory_bytes: int | None, max_failures: int | None = None) -> int:
     """Start a dispatcher in a session of its own; its pid. If another holds the post it leaves at once."""
-    memory = [] if memory_bytes is None else ["--memory", f"{memory_bytes}B"]
+    options = ["--device", device]
+    if memory_bytes is not None:
+        options += ["--memory", f"{memory_bytes}B"]
+    if max_failures is not None:
+        options += ["--max-failures", str(max_failures)]
     with open_private(home.dispatcher_log, "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "scheduler.cli", "start", "--foreground", "--device", device, *memory],
+            [sys.executable, "-P", "-m", "scheduler.cli", "start", "--foreground", *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -15,10 +15,13 @@ from scheduler.cli_options import (
     files_argument,
     ids_argument,
     json_option,
+    max_failures_option,
     memory_option,
     print_json,
+    some_ids_argument,
 )
-from scheduler.cli_types import JobIds, as_ranges, flatten
+from scheduler.cli_types import Duration, as_ranges, flatten
+from scheduler.errors import REBUILD, is_damage
 
 EXIT_CTRL_C = 130
 
@@ -40,13 +43,22 @@ def cli() -> None:
 @click.option("--no-start", is_flag=True, help="Only queue; do not start the dispatcher.")
 @device_option
 @memory_option
+@max_failures_option
 def submit(
-    files: tuple[Path, ...], as_json: bool, quiet: bool, no_start: bool, device: str, memory: int | None
+    files: tuple[Path, ...],
+    as_json: bool,
+    quiet: bool,
+    no_start: bool,
+    device: str,
+    memory: int | None,
+    max_failures: int | None,
 ) -> None:
     """Queue the jobs of TOML files, all or none, and see to it that a dispatcher runs."""
     from scheduler.submission import submit_files
 
-    submitted = submit_files(current_home(), files, start=not no_start, device=device, memory_bytes=memory)
+    submitted = submit_files(
+        current_home(), files, start=not no_start, device=device, memory_bytes=memory, max_failures=max_failures
+    )
     if as_json:
         print_json(submitted)
     elif quiet:
@@ -59,20 +71,22 @@ def submit(
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @device_option
 @memory_option
+@max_failures_option
 @click.pass_context
-def run(ctx: click.Context, files: tuple[Path, ...], device: str, memory: int | None) -> None:
+def run(ctx: click.Context, files: tuple[Path, ...], device: str, memory: int | None, max_failures: int | None) -> None:
     """Queue the jobs of TOML files and run them in the foreground, with a live table.
 
-    Ends when these jobs have ended; exit code 0 only if all succeeded. Without files, runs what is queued already.
-    Ctrl-C stops cleanly: jobs write a checkpoint and are queued again.
+    Ends when these jobs have ended or are paused; exit code 0 only if all succeeded. Without files, runs what is queued
+    already. Ctrl-C stops cleanly: jobs write a checkpoint and are queued again.
     """
     from scheduler.foreground import run_files
 
-    ctx.exit(run_files(current_home(), files, device=device, memory_bytes=memory))
+    home = current_home()
+    ctx.exit(run_files(home, files, device=device, memory_bytes=memory, max_failures=max_failures))
 
 
 @cli.command()
-@click.argument("ids", nargs=-1, type=JobIds(), metavar="[ID...]")
+@some_ids_argument
 @json_option
 @device_option
 @memory_option
@@ -122,6 +136,44 @@ def retry(ids: tuple[range, ...], no_start: bool, device: str, memory: int | Non
     click.echo(f"queued again: {as_ranges(retried)}")
     if started is not None:
         click.echo(f"dispatcher started (pid {started}), log: {home.dispatcher_log}")
+
+
+@cli.command()
+@some_ids_argument
+@click.option("--all", "whole_queue", is_flag=True, help="The whole queue, with what is submitted later.")
+def pause(ids: tuple[range, ...], whole_queue: bool) -> None:
+    """Hold jobs, or the whole queue. A running one writes a checkpoint, and frees its memory."""
+    from scheduler import pausing
+
+    home = current_home()
+    told = pausing.pause_queue(home) if _is_all(ids, whole_queue) else pausing.pause_jobs(home, flatten(ids))
+    for line in told:
+        click.echo(line)
+
+
+@cli.command()
+@some_ids_argument
+@click.option("--all", "whole_queue", is_flag=True, help="The whole queue; jobs paused by id stay so.")
+@click.option("--no-start", is_flag=True, help="Only resume; do not start the dispatcher.")
+@device_option
+@memory_option
+def resume(ids: tuple[range, ...], whole_queue: bool, no_start: bool, device: str, memory: int | None) -> None:
+    """Have paused jobs, or the whole paused queue, go on from their last checkpoints."""
+    from scheduler import pausing
+
+    home = current_home()
+    told = pausing.resume_queue(home) if _is_all(ids, whole_queue) else pausing.resume_jobs(home, flatten(ids))
+    for line in told:
+        click.echo(line)
+    started = None if no_start else pausing.start_if_needed(home, device, memory)
+    if started is not None:
+        click.echo(f"dispatcher started (pid {started}), log: {home.dispatcher_log}")
+
+
+def _is_all(ids: tuple[range, ...], whole_queue: bool) -> bool:
+    if whole_queue == bool(ids):
+        raise click.UsageError("expected ids of jobs, or --all")
+    return whole_queue
 
 
 @cli.command()
@@ -192,18 +244,19 @@ def _check_estimate(job_id: int, as_json: bool) -> None:
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; for a service manager.")
 @device_option
 @memory_option
-def start(foreground: bool, device: str, memory: int | None) -> None:
+@max_failures_option
+def start(foreground: bool, device: str, memory: int | None, max_failures: int | None) -> None:
     """Start the dispatcher. It leaves when there has been nothing to do for a minute."""
     home = current_home()
     if foreground:
         from scheduler.service import serve_queue
 
-        serve_queue(home, device, memory)
+        serve_queue(home, device, memory, max_failures)
         return
     from scheduler.background import ensure_dispatcher
     from scheduler.store import Store
 
-    pid, started = ensure_dispatcher(home, Store(home.store), device, memory)
+    pid, started = ensure_dispatcher(home, Store(home.store), device, memory, max_failures)
     log = f", log: {home.dispatcher_log}"
     click.echo(f"dispatcher {'started' if started else 'is running already'} (pid {pid}){log if started else ''}")
 
@@ -220,21 +273,43 @@ def stop() -> None:
         click.echo("no dispatcher is running")
         return
     stop_dispatcher(dispatcher)
-    left = as_ranges(job.id for job in store.queued())
+    left = as_ranges(job.id for job in store.startable())
     click.echo("dispatcher stopped" + (f"; queued, for `gpuq start` to go on with: {left}" if left else ""))
 
 
 @cli.command()
+@some_ids_argument
+@click.option("--older-than", "older_than_s", type=Duration(), help="Those that ended so long ago, such as 30d.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def clean(ids: tuple[range, ...], older_than_s: float | None, dry_run: bool) -> None:
+    """Remove finished jobs with their run directories, by id or age, and what killed processes left behind."""
+    from scheduler import cleaning
+    from scheduler.store import Store
+
+    home = current_home()
+    store = Store(home.store)
+    chosen = cleaning.choose(store, flatten(ids) or None, older_than_s)
+    cleaned = cleaning.clean(home, store, chosen, dry_run=dry_run)
+    click.echo(cleaned.in_words("would remove" if dry_run else "removed"))
+
+
+@cli.command()
 @click.option("--calibrate", is_flag=True, help="First measure the constants of the GPU, and keep them.")
+@click.option("--rebuild", is_flag=True, help="First restore a damaged store from the run directories.")
 @json_option
 @device_option
 @click.pass_context
-def doctor(ctx: click.Context, calibrate: bool, as_json: bool, device: str) -> None:
+def doctor(ctx: click.Context, calibrate: bool, rebuild: bool, as_json: bool, device: str) -> None:
     """Check that gpuq can work here, and say what to do where it cannot."""
     from scheduler import doctor as doctors
     from scheduler.device import choose_device
 
     home, chosen = current_home(), choose_device(device)
+    if rebuild:
+        from scheduler import rebuild as rebuilding
+
+        for line in rebuilding.rebuild(home).in_words():
+            click.echo(line, err=as_json)
     if calibrate:
         doctors.calibrate(home, chosen)
     checks = doctors.examine(home, chosen)
@@ -263,7 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("\n".join(f"gpuq: {line}" for line in str(error).splitlines()), err=True)
         code = error.exit_code
     except sqlite3.Error as error:
-        click.echo(f"gpuq: the store cannot be used now: {error}", err=True)
+        advice = f"; {REBUILD}" if is_damage(error) else ""
+        click.echo(f"gpuq: the store cannot be used now: {error}{advice}", err=True)
         code = 1
     except BrokenPipeError:  # whoever read our output has enough
         code = 0

@@ -9,6 +9,7 @@ from scheduler.home import Home, default_home
 
 files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 ids_argument = click.argument("ids", nargs=-1, required=True, type=JobIds(), metavar="ID...")
+some_ids_argument = click.argument("ids", nargs=-1, type=JobIds(), metavar="[ID...]")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
 device_option = click.option(
     "--device",
@@ -18,6 +19,12 @@ device_option = click.option(
     help="auto, cpu, cuda or cuda:INDEX; auto is the first GPU, else the CPU.",
 )
 memory_option = click.option("--memory", type=Memory(), help="The CPU device's budget, such as 6GiB.")
+max_failures_option = click.option(
+    "--max-failures",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Pause the queue once N jobs have failed; running ones go on.",
+)
 
 
 def current_home() -> Home:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import click
 
-from jobs.units import parse_bytes
+from jobs.units import parse_bytes, parse_duration
 
 MAX_RANGE = 100_000
 _IDS = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")  # SQLite counts rows a little further than 18 digits
@@ -43,6 +43,20 @@ class Memory(click.ParamType):  # type: ignore[type-arg]
             return value
         try:
             return parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """`30d` → seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

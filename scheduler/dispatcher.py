@@ -20,6 +20,7 @@ from jobs.run_dir import (
 from jobs.trace_messages import Reply
 from jobs.units import format_bytes
 from scheduler import estimate as estimates
+from scheduler.breaker import Breaker
 from scheduler.calibration import Calibrator
 from scheduler.device import Device, Snapshot, chosen_precision, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
@@ -29,7 +30,7 @@ from scheduler.eta import remaining_s
 from scheduler.home import Home
 from scheduler.placement import Candidate, Capacity, Placement, Resident, plan
 from scheduler.records import Attempt, Job, Prediction
-from scheduler.states import Outcome, State, Wish
+from scheduler.states import Outcome, State
 from scheduler.store import Store
 from scheduler.supervisor import Supervisor
 from scheduler.tracing import Failed, Tracer
@@ -67,7 +68,9 @@ class Dispatcher:
         tracer: Tracer | None = None,
         calibrator: Calibrator | None = None,
         grace_s: float = GRACE_S,
+        max_failures: int | None = None,
     ) -> None:
+        """`max_failures` jobs that have failed pause the queue: scheduler.breaker."""
         self._home = home
         self._store = store
         self._device = device
@@ -75,6 +78,7 @@ class Dispatcher:
         self._tracer = tracer or Tracer(device, home.cache, home.estimator_log)
         self._calibrator = calibrator or Calibrator(device, home)
         self._grace_s = grace_s
+        self._breaker = Breaker(store, max_failures)
         self._metrics_seen: dict[tuple[int, int], int] = {}  # (job, attempt) → size of metrics.jsonl
         self._signatures: dict[int, str] = {}
         self._history: History | None = None  # None: to be read, again if an attempt has ended
@@ -126,8 +130,12 @@ class Dispatcher:
         self._ingest_metrics(live)
         if ended is not None:
             self._end(live, ended)
-        elif self.stopping or live.job.wish is Wish.CANCEL:
+        elif self.stopping or live.job.wish is not None or self._pauses_live():
             self._supervisor.stop(files)
+
+    def _pauses_live(self) -> bool:
+        pause = self._store.queue_pause()
+        return pause is not None and not pause.running_go_on
 
     def _note_start(self, live: Live) -> None:
         job, attempt = live.job, live.attempt
@@ -203,7 +211,7 @@ class Dispatcher:
         return snapshot
 
     def _hold_all(self, reason: str) -> None:
-        for job in self._store.queued():
+        for job in self._store.startable():
             self._store.set_reason(job.id, reason)
 
     def _known(self, snapshot: Snapshot | None) -> History:
@@ -221,7 +229,7 @@ class Dispatcher:
                 self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
             else:
                 self._store.set_estimate(job_id, _modelled(reply))
-        for job in sorted(self._store.queued(), key=lambda job: (-job.priority, job.id)):
+        for job in sorted(self._store.startable(), key=lambda job: (-job.priority, job.id)):
             if job.estimate is None and job.id not in self._tracer.pending:
                 self._estimate_one(job, snapshot, history)
 
@@ -240,15 +248,16 @@ class Dispatcher:
 
     def _place(self, snapshot: Snapshot, history: History) -> None:
         resident = [self._resident(attempt, snapshot) for attempt in self._store.live_attempts()]
-        queued = self._store.queued()
+        queued = self._store.startable()
         known = self._corrected(queued, history)
         decision = plan([_candidate(job, known.get(job.id)) for job in queued], resident, _capacity(snapshot))
+        for job_id, reason in decision.impossible.items():
+            self._store.finish_queued(job_id, Outcome.FAILED, reason)
+        self._breaker.check()  # once it has paused the queue, the store places nothing
         for placement in decision.placements:
             self._start(placement, known[placement.job_id], snapshot)
         for job_id, reason in decision.waiting.items():
             self._store.set_reason(job_id, reason)
-        for job_id, reason in decision.impossible.items():
-            self._store.finish_queued(job_id, Outcome.FAILED, reason)
 
     def _show(self, snapshot: Snapshot, live: list[Attempt], error: str | None = None) -> None:
         view = DeviceView(
@@ -300,7 +309,7 @@ class Dispatcher:
         )
         number = self._store.place(job.id, placement.reservation_bytes, prediction)
         if number is None:
-            return  # cancelled meanwhile
+            return  # cancelled or paused meanwhile
         files = self._home.run_dir(job.id)
         files.create(job.spec)
         cpu = self._device.kind == "cpu"
@@ -315,6 +324,8 @@ class Dispatcher:
             cache_dir=str(self._home.cache),
             environment=self._device.environment(job.spec.resources.threads),
             probe=estimate.basis is Basis.PROBED,
+            first_counted=job.forgiven_attempts + 1,
+            hang_s=job.spec.limits.hang_s,
         )
         self._supervisor.start(files, launch)
         log.info("job %d attempt %d: started with %s", job.id, number, format_bytes(placement.reservation_bytes))

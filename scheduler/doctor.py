@@ -103,11 +103,13 @@ def check_folder(path: Path) -> Check:
 
 
 def check_store(path: Path) -> tuple[Check, Sequence[Job]]:
-    """Whether the store can be read, and is of this gpuq's schema; with the jobs in it."""
+    """Whether all of the store can be read, and is of this gpuq's schema; with the jobs in it."""
     if not path.exists():
         return Check(name="store", found="none yet"), []
     try:
-        jobs = Store(path).jobs()
+        store = Store(path)
+        store.check()
+        jobs = store.jobs()
     except (StoreError, sqlite3.Error) as error:
         advice = "set GPUQ_HOME to another folder to go on without it"
         return Check(name="store", found=str(error), advice=advice), []

@@ -1,4 +1,4 @@
-"""`gpuq run`: a dispatcher in the terminal, with a live table, until given jobs have ended."""
+"""`gpuq run`: a dispatcher in the terminal, with a live table, until given jobs have ended or are held."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,17 +15,21 @@ from scheduler.clock import utc_now
 from scheduler.device import Device, choose_device
 from scheduler.errors import DispatcherRunningError
 from scheduler.home import Home
-from scheduler.records import Job
+from scheduler.pausing import held, held_in_words
+from scheduler.records import Job, QueuePause
 from scheduler.service import Stop, at_post, serve
 from scheduler.states import Outcome, State
 from scheduler.status import StatusReport, report
 from scheduler.store import Store
 from scheduler.submission import queue_files
+from scheduler.wishes import PAUSED
 
 EXIT_CTRL_C = 130
 
 
-def run_files(home: Home, files: Iterable[Path], *, device: str, memory_bytes: int | None) -> int:
+def run_files(
+    home: Home, files: Iterable[Path], *, device: str, memory_bytes: int | None, max_failures: int | None = None
+) -> int:
     """Queue the jobs of the files, or take what is queued when there are none, and run to the end; the exit code."""
     chosen = choose_device(device, memory_bytes)
     store = Store(home.store)
@@ -40,22 +44,30 @@ def run_files(home: Home, files: Iterable[Path], *, device: str, memory_bytes: i
     stop = Stop()
     view = View(home, store, chosen, ids)
     with view.live():
-        dispatched = _dispatch(home, store, chosen, stop, view)
-    if dispatched and not stop.requested.is_set() and store.has_unfinished():
-        pid = start_dispatcher(home, device, memory_bytes)
+        dispatched = _dispatch(home, store, chosen, stop, view, max_failures)
+    if dispatched and not stop.requested.is_set() and store.has_work():
+        pid = start_dispatcher(home, device, memory_bytes, max_failures)
         render.console(stderr=True).print(f"other jobs go on in the background (dispatcher pid {pid})")
     return _farewell(view, stopped=stop.requested.is_set(), dispatched=dispatched)
 
 
-def _dispatch(home: Home, store: Store, device: Device, stop: Stop, view: "View") -> bool:
-    """Run until the jobs have ended or a stop is asked for, as the dispatcher unless there is one already.
+def _dispatch(home: Home, store: Store, device: Device, stop: Stop, view: "View", max_failures: int | None) -> bool:
+    """Run until the jobs have ended or are held, or a stop is asked for, as the dispatcher unless there is one already.
 
     Whether it was we who dispatched at the end.
     """
     while True:
         try:
             with at_post(home, store):
-                serve(home, store, device, stop, is_done=view.is_done, after_tick=view.refresh)
+                serve(
+                    home,
+                    store,
+                    device,
+                    stop,
+                    is_done=view.is_done,
+                    after_tick=view.refresh,
+                    max_failures=max_failures,
+                )
             return True
         except DispatcherRunningError:
             while not (view.is_done() or stop.requested.is_set()) and running_dispatcher(store) is not None:
@@ -68,16 +80,24 @@ def _dispatch(home: Home, store: Store, device: Device, stop: Stop, view: "View"
 def _farewell(view: "View", *, stopped: bool, dispatched: bool) -> int:
     """Show how it stands and, after Ctrl-C, say how to go on; the exit code."""
     view.show_final()
-    jobs = view.jobs()
+    jobs, pause = view.jobs(), view.pause()
+    waiting = held(jobs, pause)
+    if waiting:
+        render.console(stderr=True).print(held_in_words(waiting, pause), soft_wrap=True)
     if not stopped:
         return 0 if all(job.outcome is Outcome.SUCCEEDED for job in jobs) else 1
-    left = as_ranges(job.id for job in jobs if job.state is not State.FINISHED)
-    render.console(stderr=True).print(
-        f"stopped; queued again, to go on from their checkpoints with `gpuq run` or `gpuq start`: {left}"
-        if dispatched
-        else "the jobs go on in the background; `gpuq status` shows them, `gpuq stop` stops them"
-    )
+    left = as_ranges(job.id for job in jobs if job.state is not State.FINISHED and job not in waiting)
+    render.console(stderr=True).print(_stopped(left, dispatched=dispatched), soft_wrap=True)
     return EXIT_CTRL_C
+
+
+def _stopped(left: str, *, dispatched: bool) -> str:
+    """What has become, after Ctrl-C, of the jobs that are `left`."""
+    if not dispatched:
+        return "the jobs go on in the background; `gpuq status` shows them, `gpuq stop` stops them"
+    if not left:
+        return "stopped"
+    return f"stopped; queued again, to go on from their checkpoints with `gpuq run` or `gpuq start`: {left}"
 
 
 class View:
@@ -113,15 +133,20 @@ class View:
     def jobs(self) -> list[Job]:
         return self._store.jobs(self._ids)
 
+    def pause(self) -> QueuePause | None:
+        return self._store.queue_pause()
+
     def is_done(self) -> bool:
-        return all(job.state is State.FINISHED for job in self.jobs())
+        """Whether all have ended, besides those that somebody has to resume first."""
+        unfinished = [job for job in self.jobs() if job.state is not State.FINISHED]
+        return len(held(unfinished, self.pause())) == len(unfinished)
 
     def _report(self) -> StatusReport:
         return report(self._home, self._store, self._device, datetime.now(UTC), self._ids)
 
     def _say(self, job: Job) -> None:
-        word = str(job.outcome or job.state)
+        word = PAUSED if job.is_paused and job.state is State.QUEUED else str(job.outcome or job.state)
         if self._said.get(job.id) != word:
             self._said[job.id] = word
-            why = f": {job.reason}" if job.reason else ""
+            why = f": {job.reason}" if job.reason and job.reason != word else ""
             self._console.print(f"{utc_now()} job {job.id} {job.name} {word}{why}", soft_wrap=True)

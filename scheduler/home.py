@@ -18,9 +18,15 @@ class Home:
         self.calibrations = path / "calibrations.json"
         self.device_view = path / "device.json"  # as the dispatcher last saw it
         self.cache = path / "cache"
+        self.runs = path / "runs"
+        self.removed = path / "removed"  # run directories that `gpuq clean` is about to delete
 
     def run_dir(self, job_id: int) -> RunDir:
-        return RunDir(self.path / "runs" / str(job_id))
+        return RunDir(self.runs / str(job_id))
+
+    def run_ids(self) -> list[int]:
+        """The jobs that have a run directory."""
+        return sorted(int(path.name) for path in self.runs.glob("*") if path.name.isdecimal())
 
     def create(self) -> "Home":
         make_private_folder(self.path)

@@ -1,12 +1,14 @@
 """The small process between dispatcher and worker: `python -P -m scheduler.parent RUN_DIR NUMBER WORKER…`.
 
 It starts the worker (the command WORKER… RUN_DIR NUMBER), keeps its log, holds it to its reservation on the CPU,
-passes a stop on with a grace time, and writes how it ended: that is known even if no dispatcher was alive at that
-moment. It holds the attempt's lock as long as it lives, and the kernel frees the lock however it dies.
+passes a stop on with a grace time, stops it if it hangs, and writes how it ended: that is known even if no dispatcher
+was alive at that moment. It holds the attempt's lock as long as it lives, and the kernel frees the lock however it
+dies.
 """
 
 import contextlib
 import fcntl
+import math
 import os
 import select
 import signal
@@ -28,9 +30,11 @@ from jobs.run_dir import (
     read_record,
     write_record,
 )
+from jobs.units import format_duration
 from scheduler.clock import utc_now
 from scheduler.log import CappedLog
 from scheduler.process import identify, own_identity, resident_bytes
+from scheduler.pulse import Pulse
 
 POLL_S = 0.1
 _READ_BYTES = 1 << 16
@@ -45,8 +49,10 @@ class Watch:
         self.log = CappedLog(files.log)
         self.stop_asked_at: float | None = None
         self.killed_for: KilledFor | None = None
+        self.hung_s: float | None = None
         self.started_at = utc_now()
         self.started = time.monotonic()
+        self.pulse = Pulse(math.inf if launch.hang_s is None else launch.hang_s, self.started)
         signal.signal(signal.SIGTERM, self._on_stop)
         self.log.write(f"--- attempt {launch.number}, {self.started_at} ---\n".encode())
         self.worker = subprocess.Popen(
@@ -86,18 +92,31 @@ class Watch:
 
     def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
         """A person or the dispatcher wants the worker to checkpoint and end."""
+        self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
         if self.stop_asked_at is None:
             self.stop_asked_at = time.monotonic()
             os.kill(self.worker.pid, signal.SIGTERM)
 
     def _enforce(self) -> None:
-        """Kill a worker that outgrew its reservation, or its grace time."""
+        """Kill a worker that outgrew its reservation, or its grace time; ask one that hangs to stop."""
         limit = self.launch.resident_limit_bytes
         if limit is not None and resident_bytes(self.worker.pid) > limit:
             self._kill(KilledFor.MEMORY)
         asked = self.stop_asked_at
-        if asked is not None and time.monotonic() - asked > self.launch.grace_s:
-            self._kill(KilledFor.GRACE)
+        if asked is None:
+            self._check_progress()
+        elif time.monotonic() - asked > self.launch.grace_s:
+            self._kill(KilledFor.GRACE if self.hung_s is None else KilledFor.HANG)
+
+    def _check_progress(self) -> None:
+        """Ask a worker that hangs to stop. Sleep of the machine is no time on Linux's monotonic clock."""
+        self.pulse.observe(_modified(self.attempt.heartbeat), time.monotonic())
+        self.hung_s = self.pulse.hung_s
+        if self.hung_s is not None:
+            self.log.write(f"--- no progress for {format_duration(self.hung_s)}: asked to stop ---\n".encode())
+            self._ask_to_stop()
 
     def _kill(self, why: KilledFor) -> None:
         self.killed_for = self.killed_for or why
@@ -137,8 +156,17 @@ class Watch:
                 resident_peak_bytes=resident_peak_bytes,
                 stop_requested=self.stop_asked_at is not None,
                 killed_for=self.killed_for,
+                hung_s=self.hung_s,
             ),
         )
+
+
+def _modified(path: Path) -> int | None:
+    """When a file was last modified, in no particular unit; None if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def main(run_dir: str, number: str, *worker: str) -> None:

@@ -1,7 +1,11 @@
 """The store's rows as records."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from msgspec import Struct
 
+from jobs.run_dir import Metrics
 from jobs.spec import JobSpec
 from scheduler.estimate import Basis, Estimate
 from scheduler.states import LIVE, Outcome, State, Wish
@@ -38,6 +42,11 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def is_live(self) -> bool:
         return self.state in LIVE
+
+    @property
+    def is_paused(self) -> bool:
+        """Held; or, of a live job, to be held when its attempt has ended."""
+        return self.wish is Wish.PAUSE
 
 
 class Prediction(Struct, frozen=True, kw_only=True):
@@ -78,3 +87,27 @@ class Origin(Struct, frozen=True, kw_only=True):
     directory: str
     git_commit: str | None = None
     git_dirty: bool | None = None
+
+
+class QueuePause(Struct, frozen=True, kw_only=True):
+    """The whole queue is paused: no job starts, whenever it is submitted."""
+
+    paused_at: str
+    reason: str | None  # None if a person wanted it
+    running_go_on: bool  # else they write a checkpoint and are queued again
+
+
+class Remains(Struct, frozen=True, kw_only=True):
+    """What is left of a job whose store was lost: columns of its row, its attempts and its metrics."""
+
+    row: Mapping[str, Any]
+    attempts: Sequence[Attempt] = ()
+    metrics: Sequence[Metrics] = ()
+
+    @property
+    def id(self) -> int:
+        return int(self.row["id"])
+
+    @property
+    def is_queued(self) -> bool:
+        return self.row["state"] is State.QUEUED

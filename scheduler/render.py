@@ -9,10 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.units import format_bytes, format_duration
-from scheduler.status import DeviceReport, DispatcherReport, JobReport, StatusReport
+from scheduler.states import LIVE, State
+from scheduler.status import DeviceReport, JobReport, QueueReport, StatusReport
+from scheduler.wishes import PAUSED
 
 _STYLES = {
     "queued": "dim",
+    PAUSED: "yellow",
     "starting": "yellow",
     "running": "cyan",
     "succeeded": "green",
@@ -30,8 +33,11 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def status(report: StatusReport) -> RenderableType:
-    """The device, the dispatcher and a row a job."""
-    return Group(device_line(report.device), dispatcher_line(report.dispatcher, report.jobs), JobTable(report.jobs))
+    """The device, the dispatcher, whether the queue is paused, and a row a job."""
+    lines = [device_line(report.device), dispatcher_line(report)]
+    if report.queue.paused:
+        lines.append(queue_line(report.queue))
+    return Group(*lines, JobTable(report.jobs))
 
 
 def device_line(device: DeviceReport) -> Text:
@@ -47,11 +53,22 @@ def device_line(device: DeviceReport) -> Text:
     return line if device.warning is None else line.append(f"\n{device.warning}", style="yellow")
 
 
-def dispatcher_line(dispatcher: DispatcherReport, jobs: Sequence[JobReport]) -> Text:
-    if dispatcher.running:
-        return Text(f"dispatcher: running (pid {dispatcher.pid})")
-    waiting = any(job.state != "finished" for job in jobs)
+def dispatcher_line(report: StatusReport) -> Text:
+    if report.dispatcher.running:
+        return Text(f"dispatcher: running (pid {report.dispatcher.pid})")
+    waiting = any(_has_work(job, report.queue) for job in report.jobs)
     return Text("dispatcher: not running" + ("; `gpuq start` starts it" if waiting else ""))
+
+
+def _has_work(job: JobReport, queue: QueueReport) -> bool:
+    """Whether a dispatcher would have something to do for a job."""
+    return job.state in LIVE or (job.state == State.QUEUED and not job.paused and not queue.paused)
+
+
+def queue_line(queue: QueueReport) -> Text:
+    """Of a queue that is paused."""
+    why = "" if queue.reason is None else f": {queue.reason}"
+    return Text(f"queue: paused{why}; `gpuq resume --all` goes on", style="yellow")
 
 
 class JobTable:
@@ -88,8 +105,13 @@ def network_name(name: str) -> str:
 
 
 def state_text(job: JobReport) -> Text:
-    word = job.outcome or job.state
+    word = state_word(job)
     return Text(word, style=_STYLES.get(word, "red"))
+
+
+def state_word(job: JobReport) -> str:
+    """Its outcome or state, for a person."""
+    return job.outcome or (PAUSED if job.paused and job.state == State.QUEUED else job.state)
 
 
 def progress(job: JobReport) -> str:
@@ -144,7 +166,7 @@ def _facts(job: JobReport) -> list[tuple[str, str]]:
     facts = [
         ("job", f"{job.id} {job.name}"),
         ("network", job.network),
-        ("state", job.outcome or job.state),
+        ("state", state_word(job)),
         ("reason", job.reason),
         ("priority", str(job.priority)),
         ("parameters", None if job.parameters is None else f"{job.parameters:,}"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from jobs.errors import GpuqError
 from scheduler.background import ensure_dispatcher, running_dispatcher
 from scheduler.home import Home
+from scheduler.pausing import held, held_in_words
 from scheduler.states import Outcome, State
 from scheduler.store import Store
 
@@ -44,18 +45,26 @@ def retry_jobs(
         if job.outcome is Outcome.SUCCEEDED:
             raise GpuqError(f"job {job.id} has succeeded; submit its file again to train anew")
     retried = [job_id for job_id in ids if store.retry(job_id)]
-    if not start:
+    if not start or not store.has_work():  # the queue may be paused
         return retried, None
     pid, started = ensure_dispatcher(home, store, device, memory_bytes)
     return retried, pid if started else None
 
 
 def wait_for(home: Home, ids: Sequence[int]) -> bool:
-    """Wait until all have ended; whether all succeeded. Raises GpuqError when nothing will end them."""
+    """Wait until all have ended; whether all succeeded. Raises GpuqError when nothing will end them.
+
+    Those that are held are waited for, too; whenever they are others than before, stderr tells.
+    """
     store = Store(home.store)
     last_seen = time.monotonic()
-    while any(job.state is not State.FINISHED for job in store.jobs(ids)):
-        if running_dispatcher(store) is not None:
+    said = ""
+    while unfinished := [job for job in store.jobs(ids) if job.state is not State.FINISHED]:
+        pause = store.queue_pause()
+        waiting = held(unfinished, pause)
+        if waiting and (words := held_in_words(waiting, pause)) != said:
+            print(said := words, file=sys.stderr, flush=True)
+        if running_dispatcher(store) is not None or len(waiting) == len(unfinished):
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > PATIENCE_S:
             raise GpuqError("no dispatcher is running, so these jobs will not end; `gpuq start` starts it")

@@ -8,7 +8,7 @@ CREATE TABLE jobs (
     state                    TEXT NOT NULL,
     outcome                  TEXT,               -- set exactly when finished
     reason                   TEXT,               -- why it waits, or why it ended so
-    wish                     TEXT,
+    wish                     TEXT,               -- cancel (of a live job), pause (of a live or queued one)
     submitted_at             TEXT NOT NULL,
     submitted_from           TEXT NOT NULL,      -- directory
     git_commit               TEXT,
@@ -28,6 +28,17 @@ CREATE TABLE jobs (
     CHECK ((state = 'finished') = (outcome IS NOT NULL))
 );
 CREATE INDEX jobs_by_state ON jobs (state);
+
+CREATE TABLE queue_pause (                       -- one row while the whole queue is paused
+    id            INTEGER PRIMARY KEY CHECK (id = 1),
+    paused_at     TEXT NOT NULL,
+    reason        TEXT,                          -- null if a person wanted it
+    running_go_on INTEGER NOT NULL               -- else they checkpoint and are queued again
+);
+
+-- Queued jobs that may be placed: a wish on a queued job is that it be paused.
+CREATE VIEW startable AS
+    SELECT * FROM jobs WHERE state = 'queued' AND wish IS NULL AND NOT EXISTS (SELECT 1 FROM queue_pause);
 
 CREATE TABLE attempts (
     job_id            INTEGER NOT NULL REFERENCES jobs (id),
@@ -90,10 +101,10 @@ CREATE TABLE metrics (
 );
 
 CREATE TABLE events (
-    id      INTEGER PRIMARY KEY,
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: the breaker counts from one on
     at      TEXT NOT NULL,
     job_id  INTEGER NOT NULL REFERENCES jobs (id),
-    kind    TEXT NOT NULL,                       -- submitted, placed, running, ended, requeued, cancelled, retried
+    kind    TEXT NOT NULL,                       -- submitted, placed, running, requeued, finished, retried, paused, …
     detail  TEXT
 );
 CREATE INDEX events_by_job ON events (job_id);

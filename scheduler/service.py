@@ -81,9 +81,10 @@ def serve(
     *,
     is_done: Callable[[], bool],
     after_tick: Callable[[], None] = lambda: None,
+    max_failures: int | None = None,
 ) -> None:
     """Dispatch until `is_done`, or until asked to stop: then attempts checkpoint and their jobs are queued again."""
-    dispatcher = Dispatcher(home, store, device)
+    dispatcher = Dispatcher(home, store, device, max_failures=max_failures)
     with logged(home):
         while not is_done() and not stop.requested.is_set():
             began = time.monotonic()
@@ -125,7 +126,7 @@ class Idleness:
         self._since: float | None = None
 
     def is_done(self) -> bool:
-        if self._store.has_unfinished():
+        if self._store.has_work():
             self._since = None
             return False
         if self._since is None:
@@ -135,7 +136,7 @@ class Idleness:
         )
 
 
-def serve_queue(home: Home, device: str, memory_bytes: int | None) -> None:
+def serve_queue(home: Home, device: str, memory_bytes: int | None, max_failures: int | None = None) -> None:
     """Be the dispatcher until stopped, or until there has been nothing to do for a while.
 
     Raises DispatcherRunningError if another is.
@@ -144,4 +145,4 @@ def serve_queue(home: Home, device: str, memory_bytes: int | None) -> None:
     store = Store(home.store)
     stop = Stop()
     with at_post(home, store):
-        serve(home, store, chosen, stop, is_done=Idleness(store).is_done)
+        serve(home, store, chosen, stop, is_done=Idleness(store).is_done, max_failures=max_failures)

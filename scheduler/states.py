@@ -24,8 +24,10 @@ class Wish(StrEnum):
     """What a person wants of a job that is not theirs to change at once."""
 
     CANCEL = "cancel"
+    PAUSE = "pause"  # stays while the job is queued: it does not start
 
 
+FAILURES = (Outcome.FAILED, Outcome.OUT_OF_MEMORY, Outcome.LOST)  # of jobs: something went wrong with them
 LIVE = frozenset({State.STARTING, State.RUNNING})
 
 TRANSITIONS = frozenset(

@@ -11,16 +11,22 @@ from scheduler.device_view import DeviceView, read_view, reserved_bytes
 from scheduler.errors import DeviceUnreadableError
 from scheduler.estimate import Basis
 from scheduler.home import Home
-from scheduler.records import Attempt, Job
+from scheduler.records import Attempt, Job, QueuePause
 from scheduler.states import State
 from scheduler.store import Store
 
 NO_DISPATCHER = "no dispatcher is running"
+QUEUE_PAUSED = "the queue is paused"
 
 
 class DispatcherReport(Struct, frozen=True, kw_only=True):
     running: bool
     pid: int | None
+
+
+class QueueReport(Struct, frozen=True, kw_only=True):
+    paused: bool  # no job starts, whenever it is submitted
+    reason: str | None  # null if a person wanted it
 
 
 class DeviceReport(Struct, frozen=True, kw_only=True):
@@ -56,6 +62,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
     state: str
     outcome: str | None
     reason: str | None
+    paused: bool  # held; or, of a live job, to be held after its checkpoint
     epoch: int
     epochs: int | None  # null where training is counted in iterations
     step: int
@@ -77,6 +84,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
 
 class StatusReport(Struct, frozen=True, kw_only=True):
     dispatcher: DispatcherReport
+    queue: QueueReport
     device: DeviceReport
     jobs: list[JobReport]
 
@@ -88,20 +96,30 @@ def report(home: Home, store: Store, device: Device, now: datetime, ids: Iterabl
         by_job[attempt.job_id].append(attempt)
     identity = store.dispatcher()
     alive = identity is not None and identity.is_alive()
+    pause = store.queue_pause()
+    waits_for = _waits_for(pause, dispatcher_alive=alive)
     live = [attempt for attempts in by_job.values() for attempt in attempts if attempt.ended_at is None]
     return StatusReport(
         dispatcher=DispatcherReport(running=alive, pid=identity.pid if alive and identity else None),
+        queue=QueueReport(paused=pause is not None, reason=None if pause is None else pause.reason),
         device=_device_report(home, device, live, dispatcher_alive=alive),
-        jobs=[job_report(job, by_job[job.id], home, now, dispatcher_alive=alive) for job in store.jobs(ids)],
+        jobs=[job_report(job, by_job[job.id], home, now, waits_for) for job in store.jobs(ids)],
     )
 
 
+def _waits_for(pause: QueuePause | None, *, dispatcher_alive: bool) -> str | None:
+    """What keeps all queued jobs waiting, whatever a dispatcher last said of each."""
+    if pause is not None:
+        return QUEUE_PAUSED
+    return None if dispatcher_alive else NO_DISPATCHER
+
+
 def job_report(
-    job: Job, attempts: Sequence[Attempt], home: Home, now: datetime, *, dispatcher_alive: bool
+    job: Job, attempts: Sequence[Attempt], home: Home, now: datetime, waits_for: str | None = None
 ) -> JobReport:
-    """One job with its attempts, oldest first."""
+    """One job with its attempts, oldest first. `waits_for` is why no queued job starts now."""
     estimate = job.estimate
-    stranded = job.state is State.QUEUED and not dispatcher_alive
+    waits = job.state is State.QUEUED and not job.is_paused
     return JobReport(
         id=job.id,
         name=job.name,
@@ -109,7 +127,8 @@ def job_report(
         priority=job.priority,
         state=job.state,
         outcome=job.outcome,
-        reason=NO_DISPATCHER if stranded else job.reason,
+        reason=waits_for or job.reason if waits else job.reason,
+        paused=job.is_paused,
         epoch=job.epoch,
         epochs=job.spec.train.epochs,
         step=job.step,

@@ -1,95 +1,107 @@
-"""The queue on disk: the only SQL. Every transition is a compare-and-swap with its event, in one transaction.
+"""The queue on disk: with `transitions` and `wishes`, which it is made of, the only SQL of its tables.
 
 sqlite3 itself serves the commands that people type. sqlite-utils, which costs 0.4 s to import because it brings numpy,
 does the dispatcher's bulk work.
 """
 
-import contextlib
-import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from jobs.run_dir import Metrics, Progress, sync_folder
+from jobs.run_dir import Metrics, Progress
 from jobs.spec import JobSpec, encode
-from scheduler import margin
+from scheduler import margin, migrations
 from scheduler.clock import utc_now
-from scheduler.errors import StoreError, UnknownJobError
+from scheduler.errors import DamagedStoreError, StoreError, refusing
 from scheduler.estimate import PRIOR_MARGINS, Estimate, History
+from scheduler.home import Home
 from scheduler.process import Identity
-from scheduler.records import Attempt, Job, Origin, Prediction
-from scheduler.states import TRANSITIONS, Outcome, State, Wish
+from scheduler.records import Attempt, Job, Origin, Prediction, Remains
+from scheduler.schema import SCHEMA_VERSION, make_store, schema_version
+from scheduler.states import FAILURES, Outcome, State, Wish
+from scheduler.transitions import as_job
+from scheduler.wishes import PAUSED, Wishes
 
-SCHEMA_VERSION = 2
 _BUSY_TIMEOUT_S = 30.0
 
 
-class Store:
+class Store(Wishes):
     """One connection to the queue of a state directory."""
 
     def __init__(self, path: Path, now: Callable[[], str] = utc_now) -> None:
         """Open the store, making it when there is none. Raises StoreError when it cannot be used."""
         self.path = path
         self._now = now
-        try:
+        with refusing(path):
             if not path.exists():
-                _make(path)
+                make_store(path, last_id=max(Home(path.parent).run_ids(), default=0))  # of a store that is gone
             self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._prepare()
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise StoreError(f"{path}: cannot be used as the queue's store: {error}") from error
 
     def close(self) -> None:
         self._db.close()
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA synchronous = FULL")  # an id that was printed survives a power cut
+        if schema_version(self._db) in migrations.NEW_COLUMNS:
+            with self._transaction():
+                migrations.migrate(self._db, self.path, self._now())
         self._db.execute("PRAGMA foreign_keys = ON")
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        version = schema_version(self._db)
+        if version == 0:  # of an empty file, too
+            raise DamagedStoreError(self.path, "there is no queue in it")
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path}: has schema version {version}, this gpuq knows {SCHEMA_VERSION}; "
                 f"use the gpuq that wrote it, or another GPUQ_HOME"
             )
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """A write transaction that takes its lock at once: reading first and locking later fails under contention."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # a full disk, for one, has ended it already
-                self._db.execute("ROLLBACK")
-            raise
+    def check(self) -> None:
+        """Read all there is, once. Raises DamagedStoreError."""
+        with refusing(self.path):
+            [found] = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+            if found != "ok":
+                raise DamagedStoreError(self.path, found.splitlines()[-1])
+            self.jobs()
+            self.attempts()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def jobs(self, ids: Iterable[int] | None = None) -> list[Job]:
         """All jobs, or the given ones, by id. Raises UnknownJobError."""
         if ids is None:
-            return [_job(row) for row in self._db.execute("SELECT * FROM jobs ORDER BY id")]
+            return [as_job(row) for row in self._db.execute("SELECT * FROM jobs ORDER BY id")]
         return [self.job(job_id) for job_id in ids]
 
-    def job(self, job_id: int) -> Job:
-        """Raises UnknownJobError."""
-        row = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        if row is None:
-            raise UnknownJobError(job_id)
-        return _job(row)
-
-    def queued(self) -> list[Job]:
-        rows = self._db.execute("SELECT * FROM jobs WHERE state = ? ORDER BY id", (State.QUEUED,))
-        return [_job(row) for row in rows]
+    def startable(self) -> list[Job]:
+        """The queued jobs that nobody has paused; none while the whole queue is paused."""
+        return [as_job(row) for row in self._db.execute("SELECT * FROM startable ORDER BY id")]
 
     def has_unfinished(self) -> bool:
         row = self._db.execute("SELECT 1 FROM jobs WHERE state != ? LIMIT 1", (State.FINISHED,)).fetchone()
         return row is not None
+
+    def has_work(self) -> bool:
+        """Whether there is anything for a dispatcher to do: a job that lives or that may start."""
+        live = "SELECT 1 FROM attempts WHERE ended_at IS NULL"
+        row = self._db.execute(f"SELECT EXISTS ({live}) OR EXISTS (SELECT 1 FROM startable)").fetchone()
+        return bool(row[0])
+
+    def last_event(self) -> int:
+        """The id of the latest event, 0 before the first."""
+        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()[0])
+
+    def failed_since(self, event_id: int) -> int:
+        """How many jobs have ended after an event because something went wrong with them."""
+        row = self._db.execute(
+            f"SELECT count(DISTINCT job_id) FROM events JOIN jobs ON jobs.id = job_id "
+            f"WHERE events.id > ? AND kind = 'finished' AND outcome IN ({', '.join('?' * len(FAILURES))})",
+            (event_id, *FAILURES),
+        ).fetchone()
+        return int(row[0])
 
     def attempts(self, job_id: int | None = None) -> list[Attempt]:
         """The attempts of a job, or of all, oldest first."""
@@ -125,7 +137,7 @@ class Store:
         row = self._db.execute("SELECT pid, start_ticks, boot_id FROM dispatcher").fetchone()
         return None if row is None else Identity(*row)
 
-    # -- a person's wishes --------------------------------------------------------------------------------------
+    # -- submitting ---------------------------------------------------------------------------------------------
 
     def submit(self, specs: Sequence[JobSpec], origin: Origin) -> tuple[list[int], Identity | None]:
         """Queue jobs, all or none; their ids, and the dispatcher that was registered at that instant."""
@@ -148,46 +160,6 @@ class Store:
         self._event(job_id, "submitted")
         return job_id
 
-    def _insert_row(self, table: str, **values: Any) -> int:
-        """Returns its rowid: a job's id."""
-        marks = ", ".join("?" * len(values))
-        statement = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})"
-        rowid = self._db.execute(statement, tuple(values.values())).lastrowid
-        assert rowid is not None
-        return rowid
-
-    def cancel(self, job_id: int) -> Job:
-        """Finish a queued job as cancelled, wish it of a live one, leave a finished one; the job as it is then."""
-        with self._transaction():
-            job = self.job(job_id)
-            if job.state is State.QUEUED:
-                self._finish(job, Outcome.CANCELLED, "cancelled before it started")
-            elif job.is_live:
-                self._db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (Wish.CANCEL, job_id))
-                self._event(job_id, "cancel wished")
-            return self.job(job_id)
-
-    def retry(self, job_id: int) -> bool:
-        """Queue a finished job again, to go on from its checkpoint; False if it is not finished or succeeded.
-
-        What went wrong before no longer counts, and its memory is estimated anew: a user's file may have changed.
-        """
-        with self._transaction():
-            job = self.job(job_id)
-            if job.state is not State.FINISHED or job.outcome is Outcome.SUCCEEDED:
-                return False
-            return self._move(
-                job_id,
-                State.FINISHED,
-                State.QUEUED,
-                "retried",
-                outcome=None,
-                reason=None,
-                finished_at=None,
-                estimate=None,
-                forgiven_attempts=len(self.attempts(job_id)),
-            )
-
     # -- the dispatcher's transitions ---------------------------------------------------------------------------
 
     def set_estimate(self, job_id: int, estimate: Estimate) -> None:
@@ -202,16 +174,16 @@ class Store:
             )
 
     def set_reason(self, job_id: int, reason: str) -> None:
-        """Say why a queued job waits."""
+        """Say why a queued job waits; a paused one says so itself."""
         self._db.execute(
-            "UPDATE jobs SET reason = ? WHERE id = ? AND state = ? AND reason IS NOT ?",
+            "UPDATE jobs SET reason = ? WHERE id = ? AND state = ? AND wish IS NULL AND reason IS NOT ?",
             (reason, job_id, State.QUEUED, reason),
         )
 
     def place(self, job_id: int, reservation_bytes: int, prediction: Prediction) -> int | None:
-        """Reserve memory for a queued job; the number of its new attempt, None if it is no longer queued."""
+        """Reserve memory for a queued job; the number of its new attempt, None if it may no longer start."""
         with self._transaction():
-            if not self._move(
+            if not self._is_startable(job_id) or not self._move(
                 job_id,
                 State.QUEUED,
                 State.STARTING,
@@ -222,7 +194,7 @@ class Store:
                 eta_s=None,
             ):
                 return None
-            number = len(self.attempts(job_id)) + 1
+            number = self._count_attempts(job_id) + 1
             self._insert_row(
                 "attempts",
                 job_id=job_id,
@@ -232,6 +204,9 @@ class Store:
                 started_at=self._now(),
             )
             return number
+
+    def _is_startable(self, job_id: int) -> bool:
+        return self._db.execute("SELECT 1 FROM startable WHERE id = ?", (job_id,)).fetchone() is not None
 
     def set_pid(self, job_id: int, number: int, pid: int) -> None:
         self._db.execute("UPDATE attempts SET pid = ? WHERE job_id = ? AND number = ?", (pid, job_id, number))
@@ -248,13 +223,9 @@ class Store:
 
     def record_metrics(self, job_id: int, number: int, lines: Sequence[Metrics], eta_s: float | None) -> None:
         """Take over the lines of `metrics.jsonl` that are new; a resumed job's replace those it repeats."""
-        from sqlite_utils import Database
-
         last = lines[-1]
-        rows = [{"job_id": job_id, **msgspec.structs.asdict(line)} for line in lines]
         with self._transaction():
-            database = Database(self._db)
-            database.table("metrics").insert_all(rows, pk=("job_id", "step"), replace=True)
+            self._insert_metrics(job_id, lines)
             self._db.execute(
                 "UPDATE jobs SET epoch = ?, step = ?, elapsed_s = ?, eta_s = ?, best_validation_accuracy = "
                 "(SELECT max(validation_accuracy) FROM metrics WHERE job_id = ? AND step <= ?) WHERE id = ?",
@@ -265,6 +236,12 @@ class Store:
                 "WHERE job_id = ? AND number = ? AND coalesce(start_step, 0) < ?",
                 [(line.peak_bytes, job_id, number, line.step) for line in lines],
             )
+
+    def _insert_metrics(self, job_id: int, lines: Sequence[Metrics]) -> None:
+        from sqlite_utils import Database
+
+        rows = [{"job_id": job_id, **msgspec.structs.asdict(line)} for line in lines]
+        Database(self._db).table("metrics").insert_all(rows, pk=("job_id", "step"), replace=True)
 
     def end_attempt(
         self,
@@ -281,7 +258,7 @@ class Store:
         """Record how an attempt ended, and queue its job again or finish it with the same outcome.
 
         Whoever comes second finds the attempt ended and changes nothing. A job that somebody wished cancelled at the
-        last moment is not queued again.
+        last moment is not queued again; one that is to be paused is queued, and held there.
         """
         with self._transaction():
             ended = self._db.execute(
@@ -296,7 +273,8 @@ class Store:
             if requeue and job.wish is Wish.CANCEL:
                 self._finish(job, Outcome.CANCELLED, "cancelled while it ran")
             elif requeue:
-                self._move(job.id, job.state, State.QUEUED, "requeued", detail=reason, reason=reason, eta_s=None)
+                why = PAUSED if job.is_paused else reason
+                self._move(job.id, job.state, State.QUEUED, "requeued", detail=reason, reason=why, eta_s=None)
             else:
                 self._finish(job, outcome, reason, test_accuracy=test_accuracy)
 
@@ -307,47 +285,33 @@ class Store:
             if job.state is State.QUEUED:
                 self._finish(job, outcome, reason)
 
-    def _finish(self, job: Job, outcome: Outcome, reason: str | None, **columns: Any) -> None:
-        self._move(
-            job.id,
-            job.state,
-            State.FINISHED,
-            "finished",
-            detail=f"{outcome}: {reason}" if reason else str(outcome),
-            outcome=outcome,
-            reason=reason,
-            finished_at=self._now(),
-            wish=None,
-            eta_s=None,
-            **columns,
-        )
+    # -- upkeep -------------------------------------------------------------------------------------------------
 
-    def _move(
-        self,
-        job_id: int,
-        source: State,
-        target: State,
-        event: str,
-        *,
-        detail: str | None = None,
-        **columns: Any,
-    ) -> bool:
-        """The one place where a job's state changes: only from `source`, with its event."""
-        assert (source, target) in TRANSITIONS, f"{source} to {target}"
-        assignments = ", ".join(f"{column} = ?" for column in columns)
-        moved = self._db.execute(
-            f"UPDATE jobs SET state = ?{', ' if columns else ''}{assignments} WHERE id = ? AND state = ?",
-            (target, *columns.values(), job_id, source),
-        )
-        if moved.rowcount:
-            self._event(job_id, event, detail)
-        return bool(moved.rowcount)
+    def restore(self, jobs: Iterable[Remains]) -> None:
+        """Put in what is left of jobs whose store was lost."""
+        with self._transaction():
+            for job in jobs:
+                self._insert_row("jobs", **job.row)
+                self._event(job.id, "restored")
+                for attempt in job.attempts:
+                    self._insert_row("attempts", **msgspec.structs.asdict(attempt))
+                if job.metrics:
+                    self._insert_metrics(job.id, job.metrics)
 
-    def _event(self, job_id: int, kind: str, detail: str | None = None) -> None:
-        self._db.execute(
-            "INSERT INTO events (at, job_id, kind, detail) VALUES (?, ?, ?, ?)",
-            (self._now(), job_id, kind, detail),
-        )
+    def remove(self, job_id: int, before_commit: Callable[[], None]) -> bool:
+        """Forget a job that is finished, with all that is known of it; False if it is not finished, or not there.
+
+        `before_commit` is called in the transaction: nobody can have the job tried again meanwhile.
+        """
+        with self._transaction():
+            row = self._db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            if row is None or row["state"] != State.FINISHED:
+                return False
+            for table in ("metrics", "events", "attempts"):
+                self._db.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
+            self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+            before_commit()
+            return True
 
     # -- who dispatches -----------------------------------------------------------------------------------------
 
@@ -360,39 +324,14 @@ class Store:
     def unregister_dispatcher(self, identity: Identity, *, only_if_idle: bool) -> bool:
         """Give up the post; with `only_if_idle`, not while there is anything to do. Whether it was given up."""
         with self._transaction():
-            if only_if_idle and self.has_unfinished():
+            if only_if_idle and self.has_work():
                 return False
             self._db.execute("DELETE FROM dispatcher WHERE pid = ?", (identity.pid,))
             return True
 
 
-def _make(path: Path) -> None:
-    """Make an empty store beside its place and link it there: it is complete or not there at all.
-
-    Of several processes that do this at once one is first, and the others take its store. In place they would meet
-    over the change to WAL, which fails at once with "database is locked", whatever the timeout.
-    """
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-store-") as folder:
-        made = Path(folder) / path.name
-        made.touch(mode=0o600)
-        with contextlib.closing(sqlite3.connect(made)) as database:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.executescript(Path(__file__).with_name("schema.sql").read_text())
-            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        with contextlib.suppress(FileExistsError):
-            os.link(made, path)
-    sync_folder(path.parent)
-
-
 def _attempt(row: sqlite3.Row) -> Attempt:
-    return msgspec.convert(dict(row), Attempt, strict=False)
-
-
-def _job(row: sqlite3.Row) -> Job:
-    values = dict(row)
-    for column in ("spec", "estimate"):
-        if values[column] is not None:
-            values[column] = msgspec.json.decode(values[column])
-    return msgspec.convert(values, Job, strict=False)
+    try:
+        return msgspec.convert(dict(row), Attempt, strict=False)
+    except msgspec.MsgspecError as error:
+        raise DamagedStoreError(f"attempts of job {row['job_id']}", str(error)) from error

@@ -10,6 +10,7 @@ from scheduler.background import start_dispatcher
 from scheduler.cli_types import as_ranges
 from scheduler.home import Home
 from scheduler.origin import origin
+from scheduler.pausing import queue_in_words
 from scheduler.store import Store
 
 
@@ -25,24 +26,37 @@ class Submission(Struct, frozen=True, kw_only=True):
     dispatcher_pid: int | None
     dispatcher_started: bool
     dispatcher_log: str
+    waits: str | None = None  # why no job starts now
 
     def in_words(self) -> str:
         count = len(self.jobs)
         lines = [f"queued {count} job{'s' * (count != 1)}: {as_ranges(job.id for job in self.jobs)}"]
         if self.dispatcher_started:
             lines.append(f"dispatcher started (pid {self.dispatcher_pid}), log: {self.dispatcher_log}")
+        elif self.waits is not None:
+            lines.append(self.waits)
         elif self.dispatcher_pid is None:
             lines.append("no dispatcher is running; `gpuq start` starts it")
         return "\n".join(lines)
 
 
 def submit_files(
-    home: Home, files: Iterable[Path], *, start: bool, device: str, memory_bytes: int | None
+    home: Home,
+    files: Iterable[Path],
+    *,
+    start: bool,
+    device: str,
+    memory_bytes: int | None,
+    max_failures: int | None = None,
 ) -> Submission:
     """Queue all jobs of all files. Raises InputError, and queues nothing, if anything in any file is wrong."""
-    jobs, running_pid = queue_files(Store(home.store), files)
-    started_pid = start_dispatcher(home, device, memory_bytes) if start and running_pid is None else None
+    store = Store(home.store)
+    jobs, running_pid = queue_files(store, files)
+    starts = start and running_pid is None and store.has_work()
+    started_pid = start_dispatcher(home, device, memory_bytes, max_failures) if starts else None
+    pause = store.queue_pause()
     return Submission(
+        waits=None if pause is None else queue_in_words(pause),
         jobs=list(jobs),
         dispatcher_pid=running_pid or started_pid,
         dispatcher_started=started_pid is not None,

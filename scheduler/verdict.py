@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from jobs.run_dir import ExitCode, ExitRecord, Failure, KilledFor
-from jobs.units import format_bytes
+from jobs.units import format_bytes, format_duration
 from scheduler.estimate import Basis
 from scheduler.records import Attempt
 from scheduler.states import Outcome, Wish
@@ -43,10 +43,14 @@ def judge(
         return Verdict(Outcome.CANCELLED, "cancelled while it ran", requeue=False)
     if has_probed(ended, attempt):
         return Verdict(Outcome.STOPPED, "its memory has been measured; goes on from its checkpoint", requeue=True)
+    if ended.hung_s is not None and _was_stopped(ended):
+        return _failed(ended, None, attempt, earlier)
     if _was_stopped(ended):
         return Verdict(Outcome.STOPPED, "stopped; goes on from its checkpoint", requeue=True)
     if ended.exit_code == ExitCode.OUT_OF_MEMORY or ended.killed_for is KilledFor.MEMORY:
         return _out_of_memory(failure, attempt, earlier)
+    if ended.exit_code == ExitCode.TIMED_OUT:
+        return Verdict(Outcome.TIMED_OUT, f"{_words(failure)}; `gpuq retry` gives it as much again", requeue=False)
     if ended.exit_code == ExitCode.REFUSED:
         return Verdict(Outcome.FAILED, _words(failure), requeue=False)
     if ended.exit_code is None and ended.signal in (None, signal.SIGKILL):
@@ -75,7 +79,7 @@ def out_of_memory_in_a_row(attempts: Sequence[Attempt]) -> int:
 def _was_stopped(ended: ExitRecord) -> bool:
     """Whether it ended because it was asked to; one asked before it could listen ends by the signal itself."""
     by_the_signal = ended.stop_requested and ended.signal == signal.SIGTERM
-    return ended.exit_code == ExitCode.STOPPED or ended.killed_for is KilledFor.GRACE or by_the_signal
+    return ended.exit_code == ExitCode.STOPPED or ended.killed_for in (KilledFor.GRACE, KilledFor.HANG) or by_the_signal
 
 
 def _out_of_memory(failure: Failure | None, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
@@ -109,6 +113,8 @@ def _words(failure: Failure | None) -> str:
 
 
 def _ending(ended: ExitRecord) -> str:
+    if ended.hung_s is not None:
+        return f"hung: no progress for {format_duration(ended.hung_s)}"
     if ended.signal is not None:
         return f"ended by {signal.Signals(ended.signal).name}"
     return f"ended with exit code {ended.exit_code}" + ("" if ended.exit_code else " and no result")

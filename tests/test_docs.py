@@ -19,6 +19,7 @@ SECTIONS = [
     spec.DataSpec,
     spec.TrainSpec,
     spec.ResourcesSpec,
+    spec.LimitsSpec,
     spec.DiagnosticsSpec,
     *spec.OPTIMIZERS.values(),
     *spec.SCHEDULES.values(),

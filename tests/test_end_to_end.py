@@ -62,7 +62,7 @@ def evening(shared_gpuq: Gpuq) -> Gpuq:
     """Two jobs that train, one whose network raises, and one that is cancelled while it runs; all ended."""
     gpuq = shared_gpuq
     files = [
-        gpuq.write("first.toml", tiny()),
+        gpuq.write("first.toml", tiny(epochs=6)),  # long enough for the second to be traced and started beside it
         gpuq.write("second.toml", tiny(augment="easy")),
         gpuq.write(
             "raises.toml", tiny(epochs=5).replace('"resv1"\nwidth = 4\nblocks = [1, 1, 1, 1]', '"net.py:build"')

@@ -26,12 +26,13 @@ def survey(
     batch_size: int,
     precision: str,
     on_row: Callable[[Landscape], None],
+    on_batch: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Landscape:
     """The landscape of a network over at most `images` of a part, kept in `path`.
 
     `on_row` is told after each row, which is then saved, and may raise to stop. A file that holds some rows of the
-    same landscape is gone on with; of another one, it is replaced.
+    same landscape is gone on with; of another one, it is replaced. `on_batch` is called after each batch.
     """
     part = spread(part, images)
     begun = Landscape(**asdict(settings), images=len(part))
@@ -40,7 +41,7 @@ def survey(
     began, first = clock(), len(landscape.losses)
 
     def loss() -> float:
-        return evaluate(network, part, batch_size, precision)[0]
+        return evaluate(network, part, batch_size, precision, on_batch)[0]
 
     with closing(explore(network, loss, settings, landscape.losses)) as rows:
         for row in rows:

@@ -56,6 +56,9 @@ class TestValid:
             [resources]
             memory = "2 GiB"
             threads = 2
+            [limits]
+            time = "6h"
+            hang = "30m"
         """
         (job,) = jobs(write(text))
         assert (job.name, job.priority) == ("resv1-easy", 3)
@@ -69,6 +72,7 @@ class TestValid:
         assert (job.train.epochs, job.train.batch_size, job.train.seed, job.train.precision) == (20, 128, 7, "fp32")
         assert job.optimizer == Sgd(lr=1.0, momentum=0.8, nesterov=False)
         assert (job.schedule.warmup_epochs, job.resources.memory_bytes) == (2, 2**31)
+        assert (job.limits.time_s, job.limits.hang_s) == (21_600, 1800)
 
     @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
     def test_an_optimizer_is_chosen_by_its_name(self, write: Write, name: str) -> None:

@@ -70,6 +70,9 @@ MISTAKES = {
     '[resources]\nmemory = "much"': 'resources.memory: expected a size such as "6 GiB"',
     "[resources]\nmemory = 6": "resources.memory: expected str",
     "[resources]\nthreads = 0": "resources.threads: expected int >= 1, got 0",
+    "[limits]\ntime = 6": "limits.time: expected str",
+    '[limits]\ntime = "0h"': "limits.time: expected a duration above 0, got '0h'",
+    '[limits]\nhang = "never"': 'limits.hang: expected a duration such as "30s", "90m" or "6h"',
     "day = 2026-11-21": "model.day: dates and times are of no use",
 }
 # Whole files, and how the only line begins.

@@ -15,6 +15,7 @@ from jobs.spec import (
     Cosine,
     DataSpec,
     JobSpec,
+    LimitsSpec,
     ModelSpec,
     Plateau,
     ResourcesSpec,
@@ -59,6 +60,7 @@ specs = st.builds(
     | st.builds(Steps, milestones=st.sets(positive).map(lambda epochs: tuple(sorted(epochs))))
     | st.builds(Constant, warmup_epochs=positive),
     resources=st.builds(ResourcesSpec, memory=st.none() | st.just("6 GiB"), threads=positive),
+    limits=st.builds(LimitsSpec, time=st.none() | st.just("6h"), hang=st.just("90s")),
 )
 
 
@@ -104,6 +106,9 @@ def test_the_defaults_are_the_block_study_s() -> None:
         (Steps, {"milestones": (150, 100)}, "milestones"),
         (Steps, {"milestones": (100, 100)}, "milestones"),
         (ResourcesSpec, {"memory": "much"}, "memory"),
+        (LimitsSpec, {"time": "all night"}, "time"),
+        (LimitsSpec, {"time": "0h"}, "time"),
+        (LimitsSpec, {"hang": "0s"}, "hang"),
     ],
 )
 def test_what_no_single_type_can_say_is_refused_by_the_record(
@@ -117,6 +122,8 @@ def test_sizes_and_durations_are_numbers_inside() -> None:
     assert ResourcesSpec(memory="1.5 GiB").memory_bytes == 3 * 2**29
     assert ResourcesSpec().memory_bytes is None
     assert TrainSpec(checkpoint_every="90m").checkpoint_interval == Interval(seconds=5400)
+    assert (LimitsSpec().time_s, LimitsSpec().hang_s) == (None, 600)
+    assert LimitsSpec(time="6h").time_s == 21_600
     assert TrainSpec(checkpoint_every="5 epochs").checkpoint_interval == Interval(epochs=5)
 
 

@@ -188,11 +188,14 @@ def user_job(file: Path, function: str, **changes: Any) -> JobSpec:
     return job(f"{file}:{function}", changes.pop("options", {}), **changes)
 
 
-def trainer(spec: JobSpec, run_dir: Path, cache_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> Trainer:
-    """A trainer on the CPU. Its clock advances by a second whenever it is asked."""
+def trainer(
+    spec: JobSpec, run_dir: Path, cache_dir: Path, should_stop: Callable[[], bool] = lambda: False, **others: Any
+) -> Trainer:
+    """A trainer on the CPU; `others` are of its surroundings. Its clock advances by a second whenever it is asked."""
     files = RunDir(run_dir)
     files.create(spec)
     ticks: Iterator[int] = itertools.count()
+    values = {"clock": lambda: float(next(ticks)), **others}
     around = Surroundings(
         device=torch.device("cpu"),
         precision="fp32",
@@ -201,7 +204,7 @@ def trainer(spec: JobSpec, run_dir: Path, cache_dir: Path, should_stop: Callable
         cache_dir=cache_dir,
         context_bytes=0,
         should_stop=should_stop,
-        clock=lambda: float(next(ticks)),
+        **values,
     )
     return Trainer(spec, around)
 

@@ -86,7 +86,13 @@ def metrics(epoch: int, *, accuracy: float = 0.5, elapsed_s: float | None = None
     )
 
 
-def launch(number: int = 1, *, resident_limit_bytes: int | None = None, grace_s: float = 30.0) -> Launch:
+def launch(
+    number: int = 1,
+    *,
+    resident_limit_bytes: int | None = None,
+    grace_s: float = 30.0,
+    hang_s: float | None = None,
+) -> Launch:
     return Launch(
         number=number,
         device="cpu",
@@ -97,4 +103,5 @@ def launch(number: int = 1, *, resident_limit_bytes: int | None = None, grace_s:
         grace_s=grace_s,
         cache_dir="/nowhere",
         environment={"GPUQ_TEST": "from the launch"},
+        hang_s=hang_s,
     )

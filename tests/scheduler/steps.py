@@ -18,6 +18,11 @@ class Queue:
     def submitted(self, **fields: object) -> int:
         return self.store.submit([spec(**fields)], ORIGIN)[0][0]  # type: ignore[arg-type]
 
+    def paused(self) -> int:
+        job_id = self.submitted()
+        self.store.pause(job_id)
+        return job_id
+
     def placed(self) -> int:
         job_id = self.submitted()
         assert self.store.place(job_id, 512 * MiB, prediction()) == 1

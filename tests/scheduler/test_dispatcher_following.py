@@ -190,6 +190,31 @@ def test_a_running_job_that_is_cancelled_is_asked_to_stop_and_ends_cancelled(ben
     assert bench.starting() == [other]
 
 
+def test_a_job_whose_time_is_up_ends_timed_out_and_a_retry_counts_anew(bench: Bench) -> None:
+    job_id = bench.started()
+    assert bench.launch(job_id).first_counted == 1
+    write_record(bench.files(job_id).failure, Failure(kind="TimeUp", message="its time limit of 6h is up"))
+    bench.end(job_id, exit_code=ExitCode.TIMED_OUT)
+    bench.tick()
+    job = bench.job(job_id)
+    assert (job.state, job.outcome) == (State.FINISHED, Outcome.TIMED_OUT)
+    assert job.reason == "its time limit of 6h is up; `gpuq retry` gives it as much again"
+    assert bench.store.retry(job_id)
+    bench.tick()
+    assert (bench.launch(job_id).number, bench.launch(job_id).first_counted) == (2, 2)
+
+
+def test_time_counts_on_in_an_attempt_that_the_dispatcher_starts_again(bench: Bench) -> None:
+    job_id = bench.started()
+    bench.end(job_id, signal=9)
+    bench.tick()
+    assert (bench.launch(job_id).number, bench.launch(job_id).first_counted) == (2, 1)
+
+
+def test_a_job_says_how_long_it_may_show_no_progress(bench: Bench) -> None:
+    assert bench.launch(bench.started()).hang_s == 600
+
+
 def test_a_broken_file_of_one_attempt_does_not_keep_the_others_from_being_followed(bench: Bench) -> None:
     broken, fine = bench.started(), bench.started()
     bench.files(broken).failure.parent.mkdir(parents=True)

@@ -3,10 +3,11 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from builders import ORIGIN, spec
+from steps import Queue
 
 from scheduler.background import ensure_dispatcher, running_dispatcher, stop_dispatcher
 from scheduler.errors import DispatcherRunningError
@@ -152,6 +153,44 @@ def test_work_in_between_starts_the_while_anew(store: Store, clock: Clock, idlen
     [job_id], _ = store.submit([spec()], ORIGIN)
     assert not idleness.is_done()
     store.cancel(job_id)
+    assert not idleness.is_done()
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda store: store.pause(1), lambda store: store.pause_queue()], ids=["job", "queue"]
+)
+def test_what_is_paused_is_nothing_to_do(
+    store: Store, clock: Clock, idleness: Idleness, hold: Callable[[Store], object]
+) -> None:
+    store.submit([spec()], ORIGIN)
+    hold(store)
+    assert not idleness.is_done()
+    clock.now += IDLE_S
+    assert idleness.is_done()
+
+
+def test_a_live_job_keeps_it_at_its_post_while_the_queue_is_paused(
+    queue: Queue, store: Store, clock: Clock, idleness: Idleness
+) -> None:
+    queue.running()
+    store.pause_queue()
+    assert not idleness.is_done()
+    clock.now += IDLE_S
+    assert not idleness.is_done()
+
+
+def test_a_job_resumed_at_the_last_moment_keeps_it_at_its_post(queue: Queue, store: Store, clock: Clock) -> None:
+    store.register_dispatcher(own_identity())
+    job_id = queue.paused()
+
+    def resuming() -> float:
+        if clock.now >= IDLE_S:
+            store.resume(job_id)
+        return clock.now
+
+    idleness = Idleness(store, resuming)
+    assert not idleness.is_done()
+    clock.now = IDLE_S
     assert not idleness.is_done()
 
 

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 
 from scheduler import render
 from scheduler.states import Outcome, State
-from scheduler.status import AttemptReport, DeviceReport, DispatcherReport, JobReport, StatusReport
+from scheduler.status import AttemptReport, DeviceReport, DispatcherReport, JobReport, QueueReport, StatusReport
 
 DEVICE = DeviceReport(
     name="cpu (2 cores)",
@@ -21,12 +21,13 @@ DEVICE = DeviceReport(
     reserved_bytes=2 * GiB,
 )
 NOBODY = DispatcherReport(running=False, pid=None)
+MOVING = QueueReport(paused=False, reason=None)
 
 
 def job(**fields: Any) -> JobReport:
     """A job that has just been queued, unless `fields` say otherwise."""
     values: dict[str, Any] = dict.fromkeys(JobReport.__struct_fields__)
-    values |= {"id": 7, "name": "resv1-easy", "network": "resv1", "priority": 0, "state": "queued"}
+    values |= {"id": 7, "name": "resv1-easy", "network": "resv1", "priority": 0, "state": "queued", "paused": False}
     values |= {"epoch": 0, "epochs": 200, "step": 0, "submitted_at": NOON, "run_dir": "/home/me/runs/7", "attempts": []}
     return JobReport(**(values | fields))
 
@@ -66,8 +67,13 @@ def shown(what: RenderableType, width: int = 200) -> str:
     return captured.get()
 
 
-def status(*jobs: JobReport, device: DeviceReport = DEVICE, dispatcher: DispatcherReport = NOBODY) -> str:
-    return shown(render.status(StatusReport(dispatcher=dispatcher, device=device, jobs=list(jobs))))
+def status(
+    *jobs: JobReport,
+    device: DeviceReport = DEVICE,
+    dispatcher: DispatcherReport = NOBODY,
+    queue: QueueReport = MOVING,
+) -> str:
+    return shown(render.status(StatusReport(dispatcher=dispatcher, queue=queue, device=device, jobs=list(jobs))))
 
 
 def test_the_device_line_tells_who_uses_what() -> None:
@@ -97,6 +103,25 @@ def test_a_running_dispatcher_is_named_by_its_pid() -> None:
 
 def test_waiting_jobs_without_a_dispatcher_come_with_the_way_out() -> None:
     assert "`gpuq start`" in status(job())
+
+
+def test_paused_jobs_need_no_dispatcher() -> None:
+    assert "`gpuq start`" not in status(job(paused=True, reason="paused"))
+
+
+def test_a_paused_queue_needs_no_dispatcher_but_to_be_resumed() -> None:
+    text = status(job(), queue=QueueReport(paused=True, reason="2 jobs have failed"))
+    assert "queue: paused: 2 jobs have failed; `gpuq resume --all` goes on" in text
+    assert "`gpuq start`" not in text
+
+
+def test_what_still_runs_while_the_queue_is_paused_needs_a_dispatcher() -> None:
+    assert "`gpuq start`" in status(RUNNING, queue=QueueReport(paused=True, reason=None))
+
+
+def test_a_held_job_is_shown_as_paused_and_one_that_still_runs_as_running() -> None:
+    assert "paused" in render.state_text(job(paused=True)).plain
+    assert "running" in render.state_text(job(paused=True, state="running")).plain
 
 
 def test_finished_jobs_need_no_dispatcher() -> None:
@@ -132,7 +157,7 @@ def test_a_users_network_is_shown_without_its_folders() -> None:
 @pytest.mark.parametrize("width", [200, 40])
 def test_every_state_and_outcome_is_shown_by_its_name(fields: dict[str, str], width: int) -> None:
     one = job(**fields)
-    report = StatusReport(dispatcher=NOBODY, device=DEVICE, jobs=[one])
+    report = StatusReport(dispatcher=NOBODY, queue=MOVING, device=DEVICE, jobs=[one])
     word = fields.get("outcome") or fields["state"]
     assert word in shown(render.status(report))
     assert word in shown(render.job_details(one, []))

@@ -72,6 +72,7 @@ def test_a_running_job_is_told_as_in_the_example(home: Home, store: Store) -> No
     write_view(home.device_view, DeviceView(snapshot=SNAPSHOT, reserved_bytes=460 * MiB))
     assert told(home, store) == {
         "dispatcher": {"running": True, "pid": own_identity().pid},
+        "queue": {"paused": False, "reason": None},
         "device": {
             "name": "cpu (2 cores)",
             "kind": "cpu",
@@ -93,6 +94,7 @@ def test_a_running_job_is_told_as_in_the_example(home: Home, store: Store) -> No
                 "state": "running",
                 "outcome": None,
                 "reason": None,
+                "paused": False,
                 "epoch": 12,
                 "epochs": 200,
                 "step": 1200,
@@ -169,6 +171,28 @@ def test_a_queued_job_waits_for_a_dispatcher_when_there_is_none(home: Home, stor
     [job_id], _ = store.submit([spec()], ORIGIN)
     store.set_reason(job_id, "needs 6 GiB, 2 GiB free")  # said by one that has died since
     assert told(home, store)["jobs"][0]["reason"] == "no dispatcher is running"
+
+
+def test_a_paused_job_says_so_with_or_without_a_dispatcher(home: Home, store: Store) -> None:
+    [job_id], _ = store.submit([spec()], ORIGIN)
+    store.pause(job_id)
+    [job] = told(home, store)["jobs"]
+    assert (job["state"], job["paused"], job["reason"]) == ("queued", True, "paused")
+
+
+def test_a_job_that_is_to_be_paused_says_so_while_it_runs(home: Home, store: Store) -> None:
+    store.pause(run_one(store))
+    [job] = told(home, store)["jobs"]
+    assert (job["state"], job["paused"]) == ("running", True)
+
+
+def test_a_paused_queue_says_why_and_its_jobs_wait_for_that(home: Home, store: Store) -> None:
+    store.submit([spec()], ORIGIN)
+    store.register_dispatcher(own_identity())
+    store.pause_queue("2 jobs have failed (--max-failures 2)")
+    report = told(home, store)
+    assert report["queue"] == {"paused": True, "reason": "2 jobs have failed (--max-failures 2)"}
+    assert (report["jobs"][0]["paused"], report["jobs"][0]["reason"]) == (False, "the queue is paused")
 
 
 def test_only_the_jobs_that_were_asked_for_are_told(home: Home, store: Store) -> None:

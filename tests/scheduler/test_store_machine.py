@@ -12,13 +12,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from scratch import scratch_folder
 
 from jobs.run_dir import Progress
+from scheduler.pausing import held
 from scheduler.records import Attempt, Job
 from scheduler.states import LIVE, TRANSITIONS, Outcome, State
 from scheduler.store import Store
 
 
 class Queue(RuleBasedStateMachine):
-    """Submit, place, run, end, cancel, retry, and the store closed and opened again in between."""
+    """Submit, place, run, end, cancel, retry, pause, resume, and the store closed and opened again in between."""
 
     jobs = Bundle("jobs")
 
@@ -34,6 +35,7 @@ class Queue(RuleBasedStateMachine):
         return Store(Path(self.folder.name) / "gpuq.db", now=lambda: f"tick {next(self.ticks)}")
 
     def teardown(self) -> None:
+        self.nothing_is_stranded()
         self.store.close()
         self.folder.cleanup()
 
@@ -56,11 +58,29 @@ class Queue(RuleBasedStateMachine):
         if self.store.retry(job):
             self.retried.add(job)
 
+    @rule(job=jobs)
+    def pause(self, job: int) -> None:
+        self.store.pause(job)
+
+    @rule(job=jobs)
+    def resume(self, job: int) -> None:
+        self.store.resume(job)
+
+    @rule(running_go_on=st.booleans())
+    def pause_queue(self, running_go_on: bool) -> None:
+        self.store.pause_queue(running_go_on=running_go_on)
+
+    @rule()
+    def resume_queue(self) -> None:
+        self.store.resume_queue()
+
     # -- what the dispatcher does
 
     @rule(job=jobs, reservation=st.integers(1, 100))
     def place(self, job: int, reservation: int) -> None:
-        self.store.place(job, reservation * MiB, prediction())
+        before, pause = self.store.job(job), self.store.queue_pause()
+        number = self.store.place(job, reservation * MiB, prediction())
+        assert (number is None) == (before.state is not State.QUEUED or before.is_paused or pause is not None)
 
     @rule(job=jobs, step=st.integers(0, 1000))
     def run(self, job: int, step: int) -> None:
@@ -92,6 +112,15 @@ class Queue(RuleBasedStateMachine):
         self.store.close()
         self.store = self.open()
 
+    def nothing_is_stranded(self) -> None:
+        """Once what is held is resumed, every job that has not ended can be brought to its end."""
+        self.store.resume_queue()
+        for job in self.store.jobs():
+            self.store.resume(job.id)
+            self.store.place(job.id, MiB, prediction())
+            self.end(job.id, Outcome.SUCCEEDED, requeue=False)
+        assert not self.store.has_unfinished()
+
     # -- what holds all the time
 
     @invariant()
@@ -111,8 +140,16 @@ class Queue(RuleBasedStateMachine):
             assert numbers == list(range(1, len(numbers) + 1))
 
     @invariant()
-    def a_wish_is_only_of_a_live_job(self) -> None:
-        assert all(job.wish is None or job.is_live for job in self.store.jobs())
+    def a_wish_is_of_a_live_job_or_holds_a_queued_one(self) -> None:
+        for job in self.store.jobs():
+            assert job.wish is None or job.is_live or (job.is_paused and job.state is State.QUEUED)
+
+    @invariant()
+    def there_is_work_where_a_job_lives_or_is_queued_and_not_held(self) -> None:
+        jobs, pause = self.store.jobs(), self.store.queue_pause()
+        may_start = [job for job in jobs if job.state is State.QUEUED and job not in held(jobs, pause)]
+        assert self.store.startable() == may_start
+        assert self.store.has_work() == bool(may_start or any(job.is_live for job in jobs))
 
     @invariant()
     def jobs_move_only_as_allowed_and_finished_ones_only_by_retry(self) -> None:

@@ -1,86 +1,21 @@
-"""Attempts as real processes: a parent, and small scripts in the worker's place."""
+"""How attempts start, end and are ended: real parents, and small scripts in the worker's place."""
 
 import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
+from attempts import Run, Start
 from builders import MiB, launch
 from waiting import eventually
 
-from jobs.run_dir import AttemptFiles, ExitRecord, KilledFor, ProcessRecord, RunDir, read_record, write_record
+from jobs.run_dir import ExitRecord, KilledFor, ProcessRecord, read_record, write_record
 from scheduler.log import HEAD_BYTES, TAIL_BYTES, last_lines
-from scheduler.process import Identity
 from scheduler.supervisor import Supervisor
-
-
-@dataclass
-class Run:
-    """An attempt and the supervisor that started it."""
-
-    supervisor: Supervisor
-    files: RunDir
-    attempt: AttemptFiles
-    worker: list[str]
-
-    def file(self, name: str) -> Path:
-        return self.files.path / name
-
-    def wait(self) -> ExitRecord:
-        return eventually(lambda: self.supervisor.poll(self.attempt), "the attempt to end")
-
-    def wait_for(self, name: str) -> None:
-        eventually(self.file(name).exists, f"the worker to write {name}")
-
-    def processes(self) -> tuple[Identity, Identity]:
-        """Parent and worker."""
-        record = eventually(lambda: read_record(self.attempt.process, ProcessRecord), "the parent to start")
-        parent = Identity(record.parent_pid, record.parent_start_ticks, record.boot_id)
-        return parent, Identity(record.worker_pid, record.worker_start_ticks, record.boot_id)
-
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def prepare(tmp_path: Path) -> Start:
-    """An attempt with a script in the worker's place; `import os, signal, sys, time` and `touch(name)` are there."""
-
-    def prepare_one(script: str, isolated: bool = True) -> Run:
-        files = RunDir(tmp_path / "run")
-        files.path.mkdir()
-        program = tmp_path / "worker.py"
-        program.write_text("import os, signal, sys, time\ndef touch(name): open(name, 'w').close()\n" + dedent(script))
-        worker = [sys.executable, *(["-I", "-S"] if isolated else []), str(program)]
-        return Run(Supervisor(worker), files, files.attempt(1), worker)
-
-    return prepare_one
-
-
-@pytest.fixture
-def start(prepare: Start) -> Iterator[Start]:
-    """The same, started; nothing of it outlives the test."""
-    started: list[Run] = []
-
-    def start_one(script: str, *, isolated: bool = True, **limits: object) -> Run:
-        run = prepare(script, isolated)
-        started.append(run)
-        run.supervisor.start(run.files, launch(**limits))  # type: ignore[arg-type]
-        return run
-
-    yield start_one
-    for run in started:
-        for process in run.processes():
-            process.send_group(signal.SIGKILL)
-        run.wait()
-
 
 # -- how a worker ends ------------------------------------------------------------------------------------------
 

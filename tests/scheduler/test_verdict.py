@@ -6,6 +6,7 @@ import pytest
 from builders import MiB, attempt, ended
 
 from jobs.run_dir import ExitCode, ExitRecord, Failure, KilledFor
+from scheduler.estimate import Basis
 from scheduler.records import Attempt
 from scheduler.states import Outcome, Wish
 from scheduler.verdict import (
@@ -76,6 +77,15 @@ def history(*outcomes: Outcome, start_step: int = 0) -> list[Attempt]:
             ),
         ),
         (
+            ended(exit_code=ExitCode.TIMED_OUT),
+            Failure(kind="TimeUp", message="its time limit of 6h is up (limits.time)"),
+            Verdict(
+                Outcome.TIMED_OUT,
+                "its time limit of 6h is up (limits.time); `gpuq retry` gives it as much again",
+                requeue=False,
+            ),
+        ),
+        (
             ended(exit_code=ExitCode.REFUSED),
             Failure(kind="DataError", message="no images in ~/datasets"),
             Verdict(Outcome.FAILED, "no images in ~/datasets", requeue=False),
@@ -120,9 +130,46 @@ def test_each_way_to_end(record: ExitRecord, failure: Failure | None, expected: 
     assert verdict(record, failure) == expected
 
 
+HUNG = [
+    ended(signal=signal.SIGKILL, killed_for=KilledFor.HANG, stop_requested=True, hung_s=600.4),
+    ended(exit_code=ExitCode.STOPPED, stop_requested=True, hung_s=600.4),  # it found its way to a checkpoint
+    ended(signal=signal.SIGTERM, stop_requested=True, hung_s=600.4),  # before it could listen
+]
+
+
+@pytest.mark.parametrize("record", HUNG)
+def test_a_hang_is_tried_again_once_from_the_checkpoint(record: ExitRecord) -> None:
+    assert verdict(record) == Verdict(
+        Outcome.FAILED, "hung: no progress for 10m; tried again from its checkpoint", requeue=True
+    )
+    assert verdict(record, earlier=history(Outcome.FAILED)) == Verdict(
+        Outcome.FAILED, "hung: no progress for 10m (2 times at the same place)", requeue=False
+    )
+
+
+def test_a_probe_that_hung_has_not_measured_anything() -> None:
+    probe = attempt(basis=Basis.PROBED)
+    record = ended(exit_code=ExitCode.STOPPED, stop_requested=True, hung_s=600.4)
+    assert judge(record, None, None, probe, [], has_result=False).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (ExitCode.SUCCEEDED, Outcome.SUCCEEDED),
+        (ExitCode.OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY),
+        (ExitCode.TIMED_OUT, Outcome.TIMED_OUT),
+    ],
+)
+def test_a_worker_that_was_taken_for_hung_and_ends_by_itself_is_believed(code: ExitCode, outcome: Outcome) -> None:
+    assert verdict(ended(exit_code=code, stop_requested=True, hung_s=600.4)).outcome is outcome
+
+
 @pytest.mark.parametrize(
     "record",
     [
+        *HUNG,
+        ended(exit_code=ExitCode.TIMED_OUT),
         ended(exit_code=ExitCode.STOPPED, stop_requested=True),
         ended(signal=signal.SIGKILL, stop_requested=True, killed_for=KilledFor.GRACE),
         ended(signal=signal.SIGTERM, stop_requested=True),
