@@ -16,7 +16,7 @@ from jobs.units import format_bytes
 from scheduler import calibration as calibrations
 from scheduler.calibration_process import CALIBRATE, CalibrationProcess, Unknown
 from scheduler.device import Device
-from scheduler.errors import DeviceUnreadableError, StoreError
+from scheduler.errors import DamagedStoreError, DeviceUnreadableError, StoreError
 from scheduler.home import Home
 from scheduler.records import Job
 from scheduler.store import Store
@@ -110,6 +110,9 @@ def check_store(path: Path) -> tuple[Check, Sequence[Job]]:
         store = Store(path)
         store.check()
         jobs = store.jobs()
+    except DamagedStoreError as error:
+        advice = "gpuq doctor --rebuild restores the jobs that have run; the damaged file is kept beside the new one"
+        return Check(name="store", found=f"{path}: {error.what}", advice=advice), []
     except (StoreError, sqlite3.Error) as error:
         advice = "set GPUQ_HOME to another folder to go on without it"
         return Check(name="store", found=str(error), advice=advice), []

@@ -25,6 +25,7 @@ class DamagedStoreError(StoreError):
     """What is in the store's place is not a store any more."""
 
     def __init__(self, path: Path | str, what: str) -> None:
+        self.what = what
         super().__init__(f"{path}: cannot be used as the queue's store: {what}; {REBUILD}")
 
 

@@ -119,7 +119,7 @@ def _torn(path: Path) -> None:
     path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
 
 
-@pytest.mark.parametrize(("spoil", "words"), [(_of_the_future, "schema version 99"), (_torn, "cannot be used")])
+@pytest.mark.parametrize(("spoil", "words"), [(_of_the_future, "schema version 99"), (_torn, "file is not a database")])
 def test_a_store_that_cannot_be_used_is_wrong(home: Home, spoil: Callable[[Path], None], words: str) -> None:
     spoil(home.store)
     check, _ = check_store(home.store)
