@@ -118,14 +118,10 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
     `workspace_bytes` is what a library allocates at the first step, and keeps.
     Raises ModelError for a network that cannot be built, and whatever its forward raises.
     """
-    network = models.registry.build(
-        spec.model.name, spec.model.options, input_shape=shape.input_shape, classes=shape.classes
-    )
-    network = network.to(memory_format=torch.channels_last)  # as jobs.data.build_network does
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     policy(spec.data.augment, shape.input_shape[-1])  # imported now, lest the constants of its library are traced
     fake, memory = KernelFakeMode(), StorageTrace()
-    make_fake(network, fake)
+    network = _fake_network(spec, shape, fake)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     with fake, memory, _semantics(device):
         memory.track([*network.parameters(), *network.buffers()])
         parameters_bytes = memory.live_bytes
@@ -163,6 +159,16 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
             reserved_peak_bytes=replay(memory.events).peak_reserved_bytes,
             parameters=parameters,
         )
+
+
+def _fake_network(spec: JobSpec, shape: DataShape, fake: FakeTensorMode) -> nn.Module:
+    """As `jobs.data.build_network` makes the real one."""
+    network: nn.Module = models.registry.build(
+        spec.model.name, spec.model.options, input_shape=shape.input_shape, classes=shape.classes
+    )
+    network = network.to(memory_format=torch.channels_last)
+    make_fake(network, fake)
+    return network
 
 
 def _semantics(device: torch.device) -> AbstractContextManager[None]:
