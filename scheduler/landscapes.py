@@ -40,12 +40,17 @@ def find_or_make(home: Home, choice: Choice, wanted: Wanted, device: str, beside
 
     path = beside if choice.files is None else choice.files.landscape
     if choice.files is not None:
-        weights_of(choice.files, choice.title)  # without any there is no landscape
+        weights = weights_of(choice.files, choice.title)  # without any there is no landscape
         found = known(path)
-        if found is not None and found.complete and wanted.accepts(found):
+        if found is not None and found.complete and wanted.accepts(found) and is_newer(path, weights):
             return found
     (subject,) = load(home, [choice], device)
     return _make(subject, wanted, path)
+
+
+def is_newer(path: Path, than: Path) -> bool:
+    """Whether a file was written after another: a job that trains on has other weights."""
+    return path.stat().st_mtime_ns >= than.stat().st_mtime_ns
 
 
 def _make(subject: "Subject", wanted: Wanted, path: Path) -> Landscape:
@@ -59,7 +64,7 @@ def _make(subject: "Subject", wanted: Wanted, path: Path) -> Landscape:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True)) as bar, in_one_line(subject.title):
         rows = bar.add_task(f"{subject.title}: rows of {settings.grid} evaluations", total=settings.grid)
-        return survey(
+        landscape = survey(
             path,
             subject.network,
             subject.data.test,
@@ -67,5 +72,7 @@ def _make(subject: "Subject", wanted: Wanted, path: Path) -> Landscape:
             images=wanted.images,
             batch_size=evaluation_batch_size(subject.spec.train.batch_size, subject.data.test.images.device),
             precision="fp32",
-            on_row=lambda landscape: bar.update(rows, completed=len(landscape.losses)),
+            on_row=lambda explored: bar.update(rows, completed=len(explored.losses)),
         )
+        bar.update(rows, completed=settings.grid)  # also where every row was there already
+    return landscape

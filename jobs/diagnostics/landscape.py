@@ -43,6 +43,7 @@ class Landscape(LandscapeSettings, frozen=True, kw_only=True):
     """A landscape as far as it has been explored: `losses[i][j]` belongs to α = coordinates[i], β = coordinates[j]."""
 
     images: int  # the mean loss is that over as many
+    loss: float | None = None  # of the network itself: a landscape of other weights is known by another
     losses: list[Row] = []
     evaluations_per_s: float = 0.0
 

@@ -1,5 +1,6 @@
 """A loss landscape of real images, saved row by row, so that it goes on where it was stopped."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,8 @@ from jobs.diagnostics.landscape import Landscape, LandscapeSettings, explore
 from jobs.errors import GpuqError
 from jobs.evaluation import evaluate
 from jobs.run_dir import read_record, write_record
+
+_SAME_LOSS = 1e-5  # other numbers of threads, or another device, sum in another order
 
 
 def survey(
@@ -32,17 +35,19 @@ def survey(
     """The landscape of a network over at most `images` of a part, kept in `path`.
 
     `on_row` is told after each row, which is then saved, and may raise to stop. A file that holds some rows of the
-    same landscape is gone on with; of another one, it is replaced. `on_batch` is called after each batch.
+    same landscape is gone on with; of another one, or of other weights, it is replaced.
+    `on_batch` is called after each batch.
     """
     part = spread(part, images)
-    begun = Landscape(**asdict(settings), images=len(part))
-    found = known(path)
-    landscape = found if found is not None and same(found, begun) else begun
-    began, first = clock(), len(landscape.losses)
 
     def loss() -> float:
         return evaluate(network, part, batch_size, precision, on_batch)[0]
 
+    own = loss()
+    begun = Landscape(**asdict(settings), images=len(part), loss=own if math.isfinite(own) else None)
+    found = known(path)
+    landscape = found if found is not None and same(found, begun) else begun
+    began, first = clock(), len(landscape.losses)
     with closing(explore(network, loss, settings, landscape.losses)) as rows:
         for row in rows:
             losses = [*landscape.losses, row]
@@ -62,8 +67,16 @@ def known(path: Path) -> Landscape | None:
 
 
 def same(one: Landscape, other: Landscape) -> bool:
-    """Whether two are, or become, one and the same."""
-    return replace(one, losses=[], evaluations_per_s=0.0) == replace(other, losses=[], evaluations_per_s=0.0)
+    """Whether two are, or become, one and the same: of the same points and, by the network's own loss, weights."""
+    if None in (one.loss, other.loss):
+        close = one.loss is other.loss
+    else:
+        close = math.isclose(one.loss or 0.0, other.loss or 0.0, rel_tol=_SAME_LOSS)
+    return close and _of_no_weights(one) == _of_no_weights(other)
+
+
+def _of_no_weights(landscape: Landscape) -> Landscape:
+    return replace(landscape, losses=[], evaluations_per_s=0.0, loss=None)
 
 
 def spread(part: ResidentSet, images: int | None) -> ResidentSet:

@@ -23,8 +23,9 @@ from tiny import (
     user_job,
 )
 
+from jobs.diagnostics.landscape import Landscape
 from jobs.errors import TrainingError
-from jobs.run_dir import FlowLine, RunDir, read_lines, read_metrics
+from jobs.run_dir import FlowLine, RunDir, read_lines, read_metrics, read_record, write_record
 from jobs.spec import Cosine, DiagnosticsSpec
 from jobs.train import StopRequested
 
@@ -118,3 +119,38 @@ class TestGradientFlow:
         train(self.SPEC, tmp_path, cache_dir)
         expected = RunDir(tmp_path / "reference").gradient_flow.read_text()
         assert RunDir(tmp_path).gradient_flow.read_text() == expected
+
+
+class TestLandscape:
+    SPEC = job(epochs=1, diagnostics=DiagnosticsSpec(landscape=True, landscape_grid=3, landscape_images=5))
+
+    def landscape(self, folder: Path) -> Landscape:
+        landscape = read_record(RunDir(folder).landscape, Landscape)
+        assert landscape is not None
+        return landscape
+
+    def test_it_is_explored_after_training_around_the_weights_that_were_tested(
+        self, tmp_path: Path, cache_dir: Path
+    ) -> None:
+        train(self.SPEC, tmp_path, cache_dir)
+        landscape = self.landscape(tmp_path)
+        assert landscape.complete
+        assert landscape.losses[1][1] == landscape.loss
+
+    def test_stopped_between_rows_it_goes_on_there(self, tmp_path: Path, cache_dir: Path) -> None:
+        expected = train(self.SPEC, tmp_path / "reference", cache_dir)
+        with pytest.raises(StopRequested):
+            trainer(self.SPEC, tmp_path, cache_dir, after(STEPS + 1)).run()
+        assert len(self.landscape(tmp_path).losses) == 2
+        assert train(self.SPEC, tmp_path, cache_dir) == expected
+        assert self.landscape(tmp_path).losses == self.landscape(tmp_path / "reference").losses
+
+    def test_one_of_other_weights_is_not_taken_for_it(self, tmp_path: Path, cache_dir: Path) -> None:
+        """A person drew one while the job still trained."""
+        train(self.SPEC, tmp_path / "reference", cache_dir)
+        expected = self.landscape(tmp_path / "reference")
+        assert expected.loss is not None
+        other = replace(expected, loss=expected.loss * 2, losses=[[9.0] * 3] * 3)
+        write_record(RunDir(tmp_path).landscape, other)
+        train(self.SPEC, tmp_path, cache_dir)
+        assert self.landscape(tmp_path).losses == expected.losses
