@@ -62,7 +62,7 @@ def evening(shared_gpuq: Gpuq) -> Gpuq:
     """Two jobs that train, one whose network raises, and one that is cancelled while it runs; all ended."""
     gpuq = shared_gpuq
     files = [
-        gpuq.write("first.toml", tiny(epochs=6)),  # long enough for the second to be traced and started beside it
+        gpuq.write("first.toml", tiny(epochs=60)),  # long enough for the second to be traced and started beside it
         gpuq.write("second.toml", tiny(augment="easy")),
         gpuq.write(
             "raises.toml", tiny(epochs=5).replace('"resv1"\nwidth = 4\nblocks = [1, 1, 1, 1]', '"net.py:build"')
@@ -81,7 +81,7 @@ def evening(shared_gpuq: Gpuq) -> Gpuq:
 
 def test_a_job_that_trains_succeeds_with_its_accuracies_and_its_peak(evening: Gpuq) -> None:
     job = evening.job(1)
-    assert (job["state"], job["outcome"], job["epoch"]) == ("finished", "succeeded", 6)
+    assert (job["state"], job["outcome"], job["epoch"]) == ("finished", "succeeded", 60)
     assert 0 <= job["best_validation_accuracy"] <= 1
     assert 0 <= job["test_accuracy"] <= 1
     assert job["estimate_basis"] == "modelled"
