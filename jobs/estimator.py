@@ -232,10 +232,7 @@ def cuda_components(traced: "Trace", context_bytes: int) -> dict[str, int]:
 
 def imports_bytes(spec: JobSpec) -> int:
     """Resident memory of a process that has imported what this job's worker imports."""
-    bare_bytes = _bare_bytes()
-    for module in ("jobs.train", "augment.operations"):  # what most jobs need is seen here, before the first trace
-        _import_cost(module)
-    return bare_bytes + sum(_import_cost(module) for module in worker_modules(spec))
+    return _bare_bytes() + sum(_import_cost(module) for module in worker_modules(spec))
 
 
 @cache
