@@ -157,6 +157,8 @@ def _limit(kind: int, taken: int, more: int | None) -> Iterator[None]:
 @cache
 def _imported_data_bytes() -> int:
     """Private writable memory of this process before it traces its first network."""
+    import torch._dynamo  # as the first of torch's fake tensors does: no network's limit is to pay for it
+
     return private_writable_bytes()
 
 
@@ -232,7 +234,10 @@ def cuda_components(traced: "Trace", context_bytes: int) -> dict[str, int]:
 
 def imports_bytes(spec: JobSpec) -> int:
     """Resident memory of a process that has imported what this job's worker imports."""
-    return _bare_bytes() + sum(_import_cost(module) for module in worker_modules(spec))
+    bare_bytes = _bare_bytes()
+    for module in ("jobs.train", "augment.operations"):  # most jobs need both: seen here, before the first trace
+        _import_cost(module)
+    return bare_bytes + sum(_import_cost(module) for module in worker_modules(spec))
 
 
 @cache
