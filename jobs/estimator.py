@@ -4,6 +4,7 @@ It sees no GPU. What a traced network prints goes to standard error, never betwe
 """
 
 import contextlib
+import importlib
 import math
 import os
 import resource
@@ -157,8 +158,7 @@ def _limit(kind: int, taken: int, more: int | None) -> Iterator[None]:
 @cache
 def _imported_data_bytes() -> int:
     """Private writable memory of this process before it traces its first network."""
-    import torch._dynamo  # as the first of torch's fake tensors does: no network's limit is to pay for it
-
+    importlib.import_module("torch._dynamo")  # as the first fake tensor does: no network's limit is to pay for it
     return private_writable_bytes()
 
 
