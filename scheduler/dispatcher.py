@@ -17,7 +17,6 @@ from jobs.run_dir import (
     read_metrics,
     read_record,
 )
-from jobs.trace_messages import Reply
 from jobs.units import format_bytes
 from scheduler import estimate as estimates
 from scheduler.breaker import Breaker
@@ -26,6 +25,7 @@ from scheduler.device import Device, Snapshot, chosen_precision, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
 from scheduler.errors import DeviceUnreadableError
 from scheduler.estimate import Basis, Estimate, History
+from scheduler.estimating import Estimating
 from scheduler.eta import remaining_s
 from scheduler.home import Home
 from scheduler.placement import Candidate, Capacity, Placement, Resident, plan
@@ -33,7 +33,7 @@ from scheduler.records import Attempt, Job, Prediction
 from scheduler.states import Outcome, State
 from scheduler.store import Store
 from scheduler.supervisor import Supervisor
-from scheduler.tracing import Failed, Tracer
+from scheduler.tracing import Tracer
 from scheduler.verdict import has_probed, judge
 
 TICK_S = 0.25
@@ -81,6 +81,7 @@ class Dispatcher:
         self._breaker = Breaker(store, max_failures)
         self._metrics_seen: dict[tuple[int, int], int] = {}  # (job, attempt) → size of metrics.jsonl
         self._signatures: dict[int, str] = {}
+        self._estimating = Estimating(store, self._tracer, self._signature)
         self._history: History | None = None  # None: to be read, again if an attempt has ended
         self.stopping = False
 
@@ -97,7 +98,8 @@ class Dispatcher:
                 self._hold_all("waiting until the constants of the device are measured")
                 return
             history = self._known(snapshot)
-            self._estimate(snapshot, history)
+            most_bytes = None if snapshot is None else estimates.most_bytes(snapshot.capacity_bytes, history)
+            self._estimating.advance(self._store.startable, history, most_bytes)
             if snapshot is not None:
                 self._place(snapshot, history)
 
@@ -220,27 +222,6 @@ class Dispatcher:
             self._history = self._store.history(snapshot.kind, snapshot.name)
         return self._history or History()
 
-    def _estimate(self, snapshot: Snapshot | None, history: History) -> None:
-        """Have jobs without an estimate estimated, and take over what has become known."""
-        for job_id, reply in self._tracer.poll().items():
-            if isinstance(reply, Failed) and reply.untraceable:
-                self._store.set_estimate(job_id, estimates.probed())
-            elif isinstance(reply, Failed):
-                self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
-            else:
-                self._store.set_estimate(job_id, _modelled(reply))
-        for job in sorted(self._store.startable(), key=lambda job: (-job.priority, job.id)):
-            if job.estimate is None and job.id not in self._tracer.pending:
-                self._estimate_one(job, snapshot, history)
-
-    def _estimate_one(self, job: Job, snapshot: Snapshot | None, history: History) -> None:
-        known = estimates.best(job.spec, self._signature(job), history, None)
-        if known is not None:
-            self._store.set_estimate(job.id, known)
-        else:
-            most_bytes = None if snapshot is None else estimates.most_bytes(snapshot.capacity_bytes, history)
-            self._tracer.ask(job.id, job.spec, prepare=True, most_bytes=most_bytes)
-
     def _signature(self, job: Job) -> str:
         if job.id not in self._signatures:
             self._signatures[job.id] = estimates.signature(job.spec, self._device.kind)
@@ -339,10 +320,6 @@ def _last_step(live: Live) -> int:
 
 def _because(reason: str | None) -> str:
     return "" if reason is None else f": {reason}"
-
-
-def _modelled(reply: Reply) -> Estimate:
-    return estimates.modelled(reply.components, reply.parameters, reply.largest_batch_size)
 
 
 def _candidate(job: Job, estimate: Estimate | None) -> Candidate:

@@ -167,6 +167,27 @@ def test_a_job_that_cannot_be_traced_fails_and_the_rest_goes_on(bench: Bench) ->
     assert bench.starting() == [good]
 
 
+def test_jobs_of_one_signature_are_traced_once(bench: Bench) -> None:
+    first, second = bench.submit(memory=None, name="one seed"), bench.submit(memory=None, name="another seed")
+    bench.tick()
+    assert bench.estimator.pending == {first}
+    bench.estimator.answers = {first: Reply(key=first, components={"all": 100 * MiB}, parameters=5)}
+    bench.tick()
+    later = bench.submit(memory=None, name="a third seed")
+    bench.tick()
+    assert bench.estimator.pending == frozenset()
+    assert [bench.launch(job).reservation_bytes for job in (first, second, later)] == [115 * MiB] * 3
+
+
+def test_a_job_whose_like_could_not_be_traced_is_traced_itself(bench: Bench) -> None:
+    first, second = bench.submit(memory=None), bench.submit(memory=None)
+    bench.tick()
+    bench.estimator.answers = {first: Failed("ended by SIGSEGV")}
+    bench.tick()
+    assert bench.estimator.pending == {second}
+    assert bench.job(second).outcome is None
+
+
 def test_a_job_cancelled_while_it_is_traced_stays_cancelled(bench: Bench) -> None:
     job_id = bench.submit(memory=None)
     bench.tick()
@@ -191,8 +212,7 @@ def test_a_job_whose_like_has_run_is_placed_by_what_that_used(bench: Bench) -> N
 def test_a_job_that_waits_is_corrected_by_what_its_like_used_meanwhile(bench: Bench) -> None:
     first, second = bench.submit(memory=None), bench.submit(memory=None)
     bench.tick()
-    reply = {"components": {"all": 600 * MiB}, "parameters": 5}
-    bench.estimator.answers = {key: Reply(key=key, **reply) for key in (first, second)}  # type: ignore[arg-type]
+    bench.estimator.answers = {first: Reply(key=first, components={"all": 600 * MiB}, parameters=5)}
     bench.tick()
     assert bench.starting() == [first]
     bench.end(first, exit_code=ExitCode.SUCCEEDED, resident_peak_bytes=300 * MiB)

@@ -57,7 +57,7 @@ def test_its_peak_becomes_its_measurement_and_it_goes_on_with_that(bench: Bench)
 
 def test_a_job_like_it_is_placed_by_that_measurement(bench: Bench) -> None:
     first, second = bench.submit(memory=None), bench.submit(memory=None, name="the same again")
-    untraceable(bench, first, second)
+    untraceable(bench, first)
     made_its_steps(bench, first)
     assert bench.launch(second).probe is False
     assert bench.attempt(second).basis is Basis.MEASURED

@@ -1,0 +1,53 @@
+"""Estimates for queued jobs, as they become known. Jobs of one signature are traced once."""
+
+from collections.abc import Callable, Iterable
+
+from jobs.trace_messages import Reply
+from scheduler import estimate as estimates
+from scheduler.estimate import Estimate, History
+from scheduler.records import Job
+from scheduler.states import Outcome
+from scheduler.store import Store
+from scheduler.tracing import Failed, Tracer
+
+
+class Estimating:
+    """Has jobs without an estimate traced, and takes over what becomes known."""
+
+    def __init__(self, store: Store, tracer: Tracer, signature: Callable[[Job], str]) -> None:
+        self._store = store
+        self._tracer = tracer
+        self._signature = signature
+        self._asked: dict[int, str] = {}  # the signatures of jobs that are being traced
+        self._traced: dict[str, Estimate] = {}  # by signature, since this dispatcher came
+
+    def advance(self, startable: Callable[[], Iterable[Job]], history: History, most_bytes: int | None) -> None:
+        """Take over what has been traced, then ask for what is missing; `most_bytes` is what a job may come to."""
+        for job_id, reply in self._tracer.poll().items():
+            self._take(job_id, reply)
+        for job in sorted(startable(), key=lambda job: (-job.priority, job.id)):
+            if job.estimate is None and job.id not in self._tracer.pending:
+                self._estimate(job, history, most_bytes)
+
+    def _take(self, job_id: int, reply: Reply | Failed) -> None:
+        signature = self._asked.pop(job_id)
+        if isinstance(reply, Failed) and not reply.untraceable:
+            self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
+            return  # its like is tried anew: what was in the way, such as another network's leftovers, may be gone
+        self._traced[signature] = _estimate(reply)
+        self._store.set_estimate(job_id, self._traced[signature])
+
+    def _estimate(self, job: Job, history: History, most_bytes: int | None) -> None:
+        signature = self._signature(job)
+        known = estimates.best(job.spec, signature, history, self._traced.get(signature))
+        if known is not None:
+            self._store.set_estimate(job.id, known)
+        elif signature not in self._asked.values():  # else it is known soon
+            self._asked[job.id] = signature
+            self._tracer.ask(job.id, job.spec, prepare=True, most_bytes=most_bytes)
+
+
+def _estimate(reply: Reply | Failed) -> Estimate:
+    if isinstance(reply, Failed):
+        return estimates.probed()
+    return estimates.modelled(reply.components, reply.parameters, reply.largest_batch_size)
