@@ -162,13 +162,21 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
 
 
 def _fake_network(spec: JobSpec, shape: DataShape, fake: FakeTensorMode) -> nn.Module:
-    """As `jobs.data.build_network` makes the real one."""
+    """As `jobs.data.build_network` makes the real one. Made of fake tensors it costs no memory and draws no weights."""
+    try:
+        with fake:
+            return _network(spec, shape)
+    except Exception:  # it reads a tensor while it is built, or cannot be built at all
+        network = _network(spec, shape)
+        make_fake(network, fake)
+        return network
+
+
+def _network(spec: JobSpec, shape: DataShape) -> nn.Module:
     network: nn.Module = models.registry.build(
         spec.model.name, spec.model.options, input_shape=shape.input_shape, classes=shape.classes
     )
-    network = network.to(memory_format=torch.channels_last)
-    make_fake(network, fake)
-    return network
+    return network.to(memory_format=torch.channels_last)
 
 
 def _semantics(device: torch.device) -> AbstractContextManager[None]:
