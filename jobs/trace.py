@@ -6,7 +6,7 @@ tensors need a GPU to go backward. For a GPU `jobs.cuda_semantics` has them cast
 """
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -165,18 +165,25 @@ def _fake_network(spec: JobSpec, shape: DataShape, fake: FakeTensorMode) -> nn.M
     """As `jobs.data.build_network` makes the real one. Made of fake tensors it costs no memory and draws no weights."""
     try:
         with fake:
-            return _network(spec, shape)
+            network = _network(spec, shape)
     except Exception:  # it reads a tensor while it is built, or cannot be built at all
         network = _network(spec, shape)
         make_fake(network, fake)
-        return network
+    with fake:
+        _replace_tensors(network, _channels_last)
+    return network
 
 
 def _network(spec: JobSpec, shape: DataShape) -> nn.Module:
     network: nn.Module = models.registry.build(
         spec.model.name, spec.model.options, input_shape=shape.input_shape, classes=shape.classes
     )
-    return network.to(memory_format=torch.channels_last)
+    return network
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """As `Module.to(memory_format=torch.channels_last)` has it, which fake tensors do not take."""
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() in (4, 5) else tensor
 
 
 def _semantics(device: torch.device) -> AbstractContextManager[None]:
@@ -211,18 +218,23 @@ def _first_batches_of_chunks(spec: JobSpec, train: ResidentSet, device: torch.de
 
 
 def make_fake(network: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace a network's parameters and buffers by fake ones, shared ones by shared ones."""
+    """Replace a network's parameters and buffers by fake ones."""
+    _replace_tensors(network, mode.from_tensor)
+
+
+def _replace_tensors(network: nn.Module, replacement: Callable[[Tensor], Tensor]) -> None:
+    """Replace a network's parameters and buffers, shared ones by shared ones."""
     known: dict[int, Tensor] = {}
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 if id(parameter) not in known:
-                    fake = mode.from_tensor(parameter.detach())
-                    known[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+                    new = replacement(parameter.detach())
+                    known[id(parameter)] = nn.Parameter(new, requires_grad=parameter.requires_grad)
                 module._parameters[name] = known[id(parameter)]  # type: ignore[assignment]
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                known.setdefault(id(buffer), mode.from_tensor(buffer.detach()))
+                known.setdefault(id(buffer), replacement(buffer.detach()))
                 module._buffers[name] = known[id(buffer)]
 
 

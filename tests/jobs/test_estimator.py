@@ -18,9 +18,14 @@ NETWORKS = """
 import os
 from torch import nn
 
+def hoarding(classes, channels):
+    made = nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, classes))
+    made.hoard = bytearray(100 << 20)
+    return made
+
 def wide(classes, channels):
-    '''A hundred million bytes of weights.'''
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, 8192), nn.Linear(8192, classes))
+    '''Four terabytes of weights.'''
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, 1 << 28), nn.Linear(1 << 28, classes))
 
 def forking(classes, channels):
     os.fork()
@@ -117,10 +122,16 @@ def test_data_that_cannot_be_prepared_are_not_the_fault_of_the_network(tmp_path:
 
 def test_a_network_that_takes_more_memory_than_it_may_gets_no_reply(unruly_file: Path, cache_dir: Path) -> None:
     """In a process of its own: this one may have freed enough before to give it that."""
-    wide = request(0, user_job(unruly_file, "wide"), cache_dir)
-    limited = msgspec.structs.replace(wide, memory_limit_bytes=64 << 20)
+    hoarding = request(0, user_job(unruly_file, "hoarding"), cache_dir)
+    limited = msgspec.structs.replace(hoarding, memory_limit_bytes=64 << 20)
     assert [type(message) for message in told([limited])] == [Tracing, OutOfMemory]
-    assert answer(wide).error is None
+    assert answer(hoarding).error is None
+
+
+def test_weights_of_a_traced_network_take_no_memory(unruly_file: Path, cache_dir: Path) -> None:
+    wide = request(0, user_job(unruly_file, "wide"), cache_dir)
+    reply = answer(msgspec.structs.replace(wide, memory_limit_bytes=1 << 30))
+    assert reply.components["parameters"] > 4 * 3072 << 28
 
 
 def test_an_error_does_not_spoil_the_next_reply(replies: list[Reply]) -> None:
