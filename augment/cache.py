@@ -1,21 +1,26 @@
 """Arrays decoded once and memory-mapped ever after, by any number of processes."""
 
+import errno
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
+from numpy.lib.format import open_memmap
 
-from augment.errors import DataError
+from augment.errors import DataError, NoRoomForDataError
 
 Array = npt.NDArray[Any]
 
 _MANIFEST = "manifest.json"
+_BLOCK_BYTES = 4096  # of most file systems
 
 
 def cached_arrays(entry: Path, fingerprint: str, build: Callable[[Path], None]) -> Mapping[str, Array]:
@@ -23,24 +28,61 @@ def cached_arrays(entry: Path, fingerprint: str, build: Callable[[Path], None]) 
 
     `build(folder)` writes them as .npy files into `folder`; it is called when there is no entry, when the
     entry was built for another `fingerprint`, or when its files are damaged. Of several processes that ask at
-    once, one builds and the others wait. Raises DataError when the cache cannot be written, and what `build`
-    raises.
+    once, one builds and the others wait. Raises NoRoomForDataError when its disk is full, DataError when the cache
+    cannot be written, and what `build` raises.
     """
     arrays = _open(entry, fingerprint)
     if arrays is not None:
         return arrays
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{entry}.lock"):
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(f"{entry}.lock", mode=0o600):
             arrays = _open(entry, fingerprint)
             if arrays is None:
                 _write(entry, fingerprint, build)
                 arrays = _open(entry, fingerprint)
     except OSError as error:
+        if _is_full(error):
+            raise NoRoomForDataError(entry.parent, _BLOCK_BYTES) from error
         raise DataError(f"{entry}: the decoded data cannot be kept there: {error}") from error
     if arrays is None:
         raise DataError(f"{entry}: the decoded data does not read back; is the disk sound?")
     return arrays
+
+
+def save_array(path: Path, array: Array) -> None:
+    """Write an .npy file, as a `build` does. Raises NoRoomForDataError."""
+    with _telling_of_room(path, array.nbytes), path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, array.nbytes + _BLOCK_BYTES)  # NumPy would not say why it failed
+        np.save(file, array)
+        file.truncate()
+
+
+def new_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
+    """An .npy file to fill, memory-mapped. Its room is taken now: to write into a map on a full disk is SIGBUS.
+
+    Raises NoRoomForDataError.
+    """
+    with _telling_of_room(path, np.dtype(dtype).itemsize * math.prod(shape)):
+        array: Array = open_memmap(path, "w+", dtype, shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
+
+
+@contextmanager
+def _telling_of_room(path: Path, needed_bytes: int) -> Iterator[None]:
+    """Raises NoRoomForDataError for what a full disk makes of writing a file of an entry."""
+    try:
+        yield
+    except OSError as error:
+        if _is_full(error):
+            raise NoRoomForDataError(path.parent.parent, needed_bytes) from error
+        raise
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _open(entry: Path, fingerprint: str) -> Mapping[str, Array] | None:
@@ -59,13 +101,19 @@ def _write(entry: Path, fingerprint: str, build: Callable[[Path], None]) -> None
     """Build into a temporary folder, make it durable, and put it in the place of `entry`."""
     partial = entry.with_name(f"{entry.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a builder that was killed
-    partial.mkdir()
-    build(partial)
+    partial.mkdir(mode=0o700)
+    try:
+        build(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # others may need its room
+        raise
     arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(partial.glob("*.npy"))}
     manifest = {"fingerprint": fingerprint, "arrays": _describe(arrays)}
     (partial / _MANIFEST).write_text(json.dumps(manifest))
-    for path in (*partial.iterdir(), partial):
+    for path in partial.iterdir():
+        path.chmod(0o600)
         _fsync(path)
+    _fsync(partial)
     shutil.rmtree(entry, ignore_errors=True)  # processes that have it mapped keep their files
     partial.rename(entry)
     _fsync(entry.parent)

@@ -1,5 +1,7 @@
 """What can go wrong with data, each message one line that says what to do."""
 
+from pathlib import Path
+
 
 class DataError(Exception):
     """The data cannot be used as asked; the message names the file or folder and what is expected."""
@@ -15,6 +17,15 @@ class ImageFolderError(DataError):
 
 class UnreadableImageError(DataError):
     """An image file could not be decoded."""
+
+
+class NoRoomForDataError(DataError):
+    """The cache's disk is full. Another try may find room."""
+
+    def __init__(self, folder: Path, needed_bytes: int) -> None:
+        super().__init__(f"{folder}: no room for the decoded data: {needed_bytes / 2**20:.1f} MiB needed")
+        self.folder = folder
+        self.needed_bytes = needed_bytes
 
 
 class AugmentError(DataError):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.format import open_memmap
 from PIL import Image, ImageOps
 
+from augment.cache import new_array, save_array
 from augment.catalog import check_image_folder, class_folders, image_files
 from augment.errors import ImageFolderError, UnreadableImageError
 from augment.sources import DECODER_VERSION, Source, save_classes
@@ -41,9 +41,9 @@ def image_folder_source(root: Path, image_size: int | None) -> Source:
     def build(folder: Path) -> None:
         shape = _decode(parts["train"].paths[0], image_size).shape
         for part, files in parts.items():
-            images = open_memmap(folder / f"{part}_images.npy", "w+", np.uint8, (len(files.paths), *shape))
+            images = new_array(folder / f"{part}_images.npy", np.uint8, (len(files.paths), *shape))
             _decode_into(images, files.paths, image_size)
-            np.save(folder / f"{part}_labels.npy", files.labels)
+            save_array(folder / f"{part}_labels.npy", files.labels)
         save_classes(folder, layout.classes)
 
     key = hashlib.blake2b(f"{root}\0{image_size}".encode(), digest_size=8).hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from augment import shapes, spirals
+from augment.cache import save_array
 
 Images = npt.NDArray[np.uint8 | np.float32]  # images (N, C, H, W) uint8, or points (N, D) float32
 
@@ -59,10 +60,10 @@ DRAWN: Mapping[str, Callable[[], Source]] = MappingProxyType({"shapes": shapes_s
 
 def save_part(folder: Path, part: str, images: Images, labels: npt.NDArray[np.int64]) -> None:
     """Write the images, or points, and labels (N,) of the part "train" or "test"."""
-    np.save(folder / f"{part}_images.npy", images)
-    np.save(folder / f"{part}_labels.npy", labels)
+    save_array(folder / f"{part}_images.npy", images)
+    save_array(folder / f"{part}_labels.npy", labels)
 
 
 def save_classes(folder: Path, classes: Sequence[str]) -> None:
     """Write the names of the classes, in label order."""
-    np.save(folder / "classes.npy", np.array(classes))
+    save_array(folder / "classes.npy", np.array(classes))

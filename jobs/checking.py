@@ -93,6 +93,15 @@ def _unusable(value: object, depth: int = 0) -> str | None:
     return f"dates and times are of no use in a job, got {value}"
 
 
+def is_text(path: str) -> bool:
+    """Whether a path is UTF-8; to a system it is any bytes, which Python keeps as surrogates (PEP 383)."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def toml_literal(value: object) -> str:
     """A value as the person wrote it, shortened."""
     if isinstance(value, bool):

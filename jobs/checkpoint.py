@@ -3,6 +3,7 @@
 A checkpoint holds tensors and plain values only and is read with `weights_only=True`: nothing in it can run code.
 """
 
+import errno
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,9 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from jobs.errors import CheckpointError
-from jobs.run_dir import make_private_folder, write_atomically
+from jobs.errors import CheckpointError, DamagedCheckpointError
+from jobs.memory import is_out_of_memory
+from jobs.run_dir import RunDir, make_private_folder, write_atomically
 from jobs.schedule import ScheduleState
 from jobs.spec import DiagnosticsSpec, JobSpec, LimitsSpec, ResourcesSpec, TrainSpec, encode
 from jobs.units import Interval
@@ -70,8 +72,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     tallies: Mapping[str, torch.Tensor],
     position: Position,
+    previous: Path | None = None,
 ) -> None:
-    """Write all of a job's state, atomically. `tallies` is what it has summed up since the last evaluation."""
+    """Write all of a job's state, atomically. `tallies` is what it has summed up since the last evaluation.
+
+    What was in `path` is kept as `previous`, if that is given. Raises NoRoomError, everything being as it was.
+    """
     state = {
         "format": FORMAT,
         "spec": _identity(spec),
@@ -81,7 +87,33 @@ def save_checkpoint(
         "position": msgspec.to_builtins(position),
         "random": random_state(_device_of(tallies)),
     }
-    _write(path, state)
+    _write(path, state, previous)
+
+
+def resume(
+    files: RunDir,
+    spec: JobSpec,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tallies: Mapping[str, torch.Tensor],
+) -> Position | None:
+    """Load the last checkpoint that is whole, as `load_checkpoint` does; None if there is none.
+
+    A damaged one is kept under another name, where it is no checkpoint any more, and said to be so on stdout.
+    """
+    damaged = False
+    for path in (files.last_checkpoint, files.previous_checkpoint):
+        if not path.exists():
+            continue
+        try:
+            return load_checkpoint(path, spec, network, optimizer, tallies)
+        except DamagedCheckpointError as error:
+            damaged = True
+            aside = path.replace(path.with_suffix(".damaged"))
+            print(f"{error}; it is left out, and kept as {aside.name}", flush=True)
+    if damaged:
+        print("no whole checkpoint is left: training begins anew", flush=True)
+    return None
 
 
 def load_checkpoint(
@@ -93,12 +125,13 @@ def load_checkpoint(
 ) -> Position:
     """Put a checkpoint's state into the given objects and return the position.
 
-    Raises CheckpointError if the file cannot be read, or belongs to a job that trains differently.
+    Raises DamagedCheckpointError if the file is not whole, and CheckpointError if it cannot be read, or belongs to a
+    job that trains differently.
     """
     state = _read(path)
     with _fitting(path):
         if state["spec"] != _identity(spec):
-            raise CheckpointError(f"{path}: belongs to another job; remove it to train from the beginning")
+            raise CheckpointError(f"{path}: belongs to another job; without {path.parent} it trains from the beginning")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         for name, tally in tallies.items():
@@ -113,7 +146,7 @@ def save_weights(path: Path, spec: JobSpec, network: nn.Module) -> None:
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
-    """Raises CheckpointError if the file cannot be read or does not fit the network."""
+    """Raises DamagedCheckpointError if the file is not whole, CheckpointError if it does not fit the network."""
     state = _read(path)
     with _fitting(path):
         network.load_state_dict(state["network"])
@@ -155,9 +188,9 @@ def _fitting(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: does not fit the network: {str(error).splitlines()[0]}") from error
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
+def _write(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
     make_private_folder(path.parent)
-    write_atomically(path, lambda file: torch.save(state, file))
+    write_atomically(path, lambda file: torch.save(state, file), previous=previous)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -168,9 +201,12 @@ def _read(path: Path) -> dict[str, Any]:
                 raise zipfile.BadZipFile("a checksum does not match")
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        kind = DamagedCheckpointError if error.errno == errno.EIO else CheckpointError
+        raise kind(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # torch.load has no exception of its own for a damaged file
-        raise CheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
+        if is_out_of_memory(error):
+            raise
+        raise DamagedCheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: written by another version of gpuq")
     return state

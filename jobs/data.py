@@ -8,9 +8,11 @@ from torch import nn
 
 import models.registry
 from augment.datasets import DataRequest, load
+from augment.errors import NoRoomForDataError
 from augment.policies import policy
 from augment.resident import Batches, ResidentSet, steps_per_epoch
 from augment.scaling import scaling
+from jobs.room import NoRoomError
 from jobs.spec import JobSpec
 from jobs.step import chosen_chunk_size
 
@@ -51,8 +53,14 @@ def data_request(spec: JobSpec) -> DataRequest:
 
 
 def load_data(spec: JobSpec, device: torch.device, cache_dir: Path) -> JobData:
-    """Decode the data, or map what an earlier job left in `cache_dir`, and bring it to the device. Raises DataError."""
-    parts = load(data_request(spec), cache_dir)
+    """Decode the data, or map what an earlier job left in `cache_dir`, and bring it to the device.
+
+    Raises NoRoomError if there is none in `cache_dir`, else DataError.
+    """
+    try:
+        parts = load(data_request(spec), cache_dir)
+    except NoRoomForDataError as error:
+        raise NoRoomError(error.folder, error.needed_bytes) from error
     wanted = spec.data
     mean, std = scaling(parts.train.images, pixel_range=wanted.pixel_range, mean=wanted.mean, std=wanted.std)
     train, validation = (ResidentSet.of(part, device, mean, std) for part in (parts.train, parts.validation))

@@ -30,6 +30,10 @@ class CheckpointError(GpuqError):
     """A checkpoint cannot be read, or belongs to another job or version."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not whole, or the disk does not give it back."""
+
+
 # What a room says in words of its own: the message is all a user needs, and trying again would end the same way.
 UNDERSTOOD = (GpuqError, DataError, ModelError)
 
@@ -37,4 +41,9 @@ UNDERSTOOD = (GpuqError, DataError, ModelError)
 def in_words(error: BaseException) -> str:
     """An exception as one line: its message if it is understood, else its type and the message's first line."""
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:500]
-    return first_line if isinstance(error, UNDERSTOOD) else f"{type(error).__name__}: {first_line}"
+    return printable(first_line if isinstance(error, UNDERSTOOD) else f"{type(error).__name__}: {first_line}")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal, on one line: names and what other people's code says may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from augment.errors import NoRoomForDataError
 from jobs import largest_batch
 from jobs.errors import in_words
 from jobs.resident import import_cost, private_writable_bytes, resident_bytes, worker_modules
@@ -78,7 +79,7 @@ def answer(request: Request, say: Callable[[Tracing], None] = lambda _: None) ->
 
         shape = data_shape(request)
     except Exception as error:
-        return Reply(key=request.key, error=in_words(error))
+        return Reply(key=request.key, error=in_words(error), no_room=isinstance(error, NoRoomForDataError))
     device = torch.device(request.device)
     workspace_bytes = 0 if device.type == "cpu" else request.constants.workspace_bytes
 

@@ -15,14 +15,14 @@ import models.registry
 from augment import catalog
 from augment.errors import DataError
 from jobs import spec
-from jobs.checking import check_table, check_variant, drop_unusable, nearest, toml_literal
-from jobs.errors import InputError
+from jobs.checking import check_table, check_variant, drop_unusable, is_text, nearest, toml_literal
+from jobs.errors import InputError, printable
 from jobs.spec import JobSpec
 from models.errors import ModelError
 
 Table = dict[str, Any]
 
-MAX_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 16  # each of a matrix's jobs may hold as much
 MAX_COMBINATIONS = 1000
 MAX_COUNTED = 10**9  # images of a folder
 IMAGE_CHANNELS = 3  # an image folder's images are decoded to RGB
@@ -48,7 +48,7 @@ def read_job_files(paths: Iterable[Path]) -> list[tuple[Path, JobSpec]]:
     for path in paths:
         errors: list[str] = []
         jobs += [(path, job) for job in read_job_file(path, errors)]
-        lines += [_one_line(f"{path}: {error}") for error in dict.fromkeys(errors)]
+        lines += [printable(f"{path}: {error}") for error in dict.fromkeys(errors)]
     if lines:
         raise InputError(lines)
     return jobs
@@ -225,15 +225,13 @@ def _check_model(table: Table, path: Path, errors: list[str]) -> spec.ModelSpec 
 def _resolved(target: str, job_file: Path, where: str, errors: list[str]) -> str:
     """A path in a job file is relative to that file."""
     try:
-        return str((job_file.parent / Path(target).expanduser()).resolve())
+        path = str((job_file.parent / Path(target).expanduser()).resolve())
     except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links, a NUL
         errors.append(f"{where}: {error}")
         return target
-
-
-def _one_line(text: str) -> str:
-    """Keys, values and paths may hold anything; a person's terminal gets what can be printed."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if not is_text(path):  # a job is kept as JSON
+        errors.append(f"{where}: expected a path in UTF-8, got {toml_literal(path)}")
+    return path
 
 
 def _contradictions(

@@ -5,6 +5,19 @@ import resource
 
 import torch
 
+# Outside its caching allocator, as when a context is made, torch reports CUDA's own error.
+_OUT_OF_MEMORY = re.compile("can't allocate memory|CUDA (driver )?error: out of memory")
+
+# What torch's messages say of the codes that stand for the device, its driver or its connection (CUDA Runtime API,
+# "Data types used by CUDA Runtime", cudaError); an "unspecified launch failure" is more often a device than a kernel.
+_DEVICE_FAILURE = re.compile(
+    "CUDA driver error: (?!out of memory)|No CUDA GPUs are available|Found no NVIDIA driver|CUDA unknown error"
+    "|CUDA error: (initialization error|driver shutting down|all CUDA-capable devices are busy or unavailable"
+    "|no CUDA-capable device is detected|uncorrectable ECC error|uncorrectable NVLink error"
+    "|the launch timed out|hardware stack error|unspecified launch failure|system not yet initialized"
+    "|system has unsupported display driver|unknown error)"
+)
+
 
 def cap_memory(device: torch.device, reservation_bytes: int, context_bytes: int) -> None:
     """Hold this process to its reservation; call it before the first allocation on the device.
@@ -55,4 +68,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on either device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an exception says that a GPU or its driver has failed, whatever the job did.
+
+    An illegal memory access or a failed assertion in a kernel is the job's own.
+    """
+    return isinstance(error, RuntimeError) and _DEVICE_FAILURE.search(str(error)) is not None

@@ -5,6 +5,7 @@ after a power cut, finds either the old file or the new one.
 """
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from enum import IntEnum, StrEnum
@@ -15,6 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from jobs.errors import GpuqError
+from jobs.notice import Notice
+from jobs.room import NoRoomError, is_full
 from jobs.spec import JobSpec, decode, encode
 
 Record = TypeVar("Record", bound=Struct)
@@ -72,7 +75,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     parameters: int
     resumed_from_step: int
-    steps: int  # of the whole training
+    steps: int | None = None  # of the whole training; a gpuq of schema 1 did not tell
     elapsed_s: float = 0.0  # training time of the earlier attempts
 
 
@@ -82,6 +85,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     kind: str  # the exception's type
     message: str  # one line, the type included where it says something
     requested_bytes: int | None = None  # what an allocation asked for when memory ran out
+    of_device: bool = False  # the device or its driver has failed, not the job
 
 
 class Peak(Struct, frozen=True, kw_only=True):
@@ -112,9 +116,9 @@ class Result(Struct, frozen=True, kw_only=True):
     """What a job that succeeded reports."""
 
     epochs: int  # the last one that was begun
-    steps: int  # optimizer steps in all
+    steps: int | None = None  # optimizer steps in all; a gpuq of schema 1 counted epochs alone
     best_epoch: int
-    best_step: int  # when the validation accuracy was at its best: the weights that are kept
+    best_step: int | None = None  # when the validation accuracy was at its best: the weights that are kept
     best_train_accuracy: float
     best_validation_accuracy: float
     test_loss: float
@@ -159,6 +163,7 @@ class AttemptFiles:
         self.process = folder / "process.json"
         self.progress = folder / "progress.json"
         self.heartbeat = folder / "heartbeat"  # modified whenever training gets on
+        self.notice = Notice(folder / "notice.txt")  # what the worker waits for
         self.failure = folder / "failure.json"
         self.peak = folder / "peak.json"
         self.exit = folder / "exit.json"
@@ -170,12 +175,14 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spec = path / "spec.json"
+        self.submission = path / "submission.json"
         self.metrics = path / "metrics.jsonl"
         self.gradient_flow = path / "gradient-flow.jsonl"
         self.landscape = path / "landscape.json"
         self.log = path / "log.txt"
         self.result = path / "result.json"
         self.last_checkpoint = path / "checkpoints" / "last.pt"
+        self.previous_checkpoint = path / "checkpoints" / "previous.pt"
         self.best_checkpoint = path / "checkpoints" / "best.pt"
         self.attempts = path / "attempts"
 
@@ -183,10 +190,9 @@ class RunDir:
         return AttemptFiles(self.attempts / str(number))
 
     def create(self, spec: JobSpec) -> None:
-        """Make the folder and write the spec; harmless when it is there already."""
+        """Make the folder and write the spec, whatever a power cut has left of it."""
         make_private_folder(self.path / "checkpoints")
-        if not self.spec.exists():
-            write_atomically(self.spec, encode(spec))
+        write_atomically(self.spec, encode(spec))
 
     def read_spec(self) -> JobSpec:
         return decode(self.spec.read_bytes())
@@ -205,22 +211,61 @@ def open_private(path: Path, mode: Literal["wb", "ab"]) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, 0o600), mode)
 
 
-def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> None:
-    """Replace `path` by `content`, or by what a function writes into the open file, as a whole or not at all."""
+def write_atomically(
+    path: Path, content: bytes | Callable[[IO[bytes]], Any], *, durable: bool = True, previous: Path | None = None
+) -> None:
+    """Replace `path` by `content`, or by what a function writes into the open file, as a whole or not at all.
+
+    One that need not be `durable` is whole for readers, but a power cut soon after may leave nothing or garbage.
+    What was there takes the place of `previous`, if that is given: a crash in between leaves it there alone.
+    Raises NoRoomError, everything being as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open_private(temporary, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
+        with _measured(path, content), open_private(temporary, "wb") as file:
+            _write(file, content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
+
+
+def _write(file: IO[bytes], content: bytes | Callable[[IO[bytes]], Any]) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _measured(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> Iterator[None]:
+    """Raises NoRoomError, with the size of the content, for what a full disk makes of writing it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        counter = _Counter()
+        _write(counter, content)
+        raise NoRoomError(path.parent, counter.size) from error
+
+
+class _Counter(io.BytesIO):
+    """A file that keeps nothing of what is written but the size."""
+
+    size = 0
+
+    def write(self, content: Any) -> int:
+        written = memoryview(content).nbytes
+        self.size += written
+        return written
 
 
 def sync_folder(path: Path) -> None:
@@ -247,12 +292,31 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     return None
 
 
+def read_whole(path: Path, kind: type[Record]) -> Record | None:
+    """The record in a file; None if there is no such file, or one that is damaged or of another gpuq."""
+    with contextlib.suppress(GpuqError):
+        return read_record(path, kind)
+    return None
+
+
 def append_line(path: Path, line: Line) -> None:
-    """Add a line and make it last."""
-    with open_private(path, "ab") as file:
-        file.write(msgspec.json.encode(line) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a line and make it last. Raises NoRoomError, the file being as it was."""
+    text = msgspec.json.encode(line) + b"\n"
+    with _measured(path, text), open_private(path, "ab") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            write_all(file.fileno(), text)
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it, without the buffer in which Python keeps what finds no room, to try again when it closes."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def read_lines(path: Path, kind: type[LineKind], after_step: int = 0) -> list[LineKind]:

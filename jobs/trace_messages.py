@@ -57,6 +57,7 @@ class Reply(Struct, frozen=True, kw_only=True, tag=True):
     largest_batch_size: int | None = None  # that fits the device; None: not searched, or none found
     error: str | None = None
     untraceable: bool = False  # the error is that a trace cannot follow the network; it may train all the same
+    no_room: bool = False  # the error is that the disk is full; another try may find room
 
 
 Message = Tracing | OutOfMemory | Reply

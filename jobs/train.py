@@ -13,15 +13,16 @@ from torch import Tensor
 
 from augment.resident import ResidentSet
 from jobs import schedule
-from jobs.checkpoint import Best, Due, Position, load_checkpoint, load_weights, save_checkpoint, save_weights
+from jobs.checkpoint import Best, Due, Position, load_weights, resume, save_checkpoint, save_weights
 from jobs.data import build_network, load_data
 from jobs.diagnostics.gradient_flow import GradientFlow
 from jobs.diagnostics.landscape import Landscape, LandscapeSettings
 from jobs.diagnostics.survey import evaluation_batch_size, survey
-from jobs.errors import TrainingError
+from jobs.errors import DamagedCheckpointError, TrainingError
 from jobs.evaluation import evaluate
 from jobs.memory import peak_bytes
 from jobs.optimizer import build_optimizer, forget_training
+from jobs.room import Room, StopRequested
 from jobs.run_dir import (
     AttemptFiles,
     FlowLine,
@@ -37,11 +38,7 @@ from jobs.spec import JobSpec
 from jobs.step import Totals, training_step
 
 
-class StopRequested(Exception):  # noqa: N818 — not an error: the wish to stop, met after a checkpoint
-    """Training was asked to stop and has written its checkpoint."""
-
-
-class TimeUp(Exception):  # noqa: N818 — not an error either
+class TimeUp(Exception):  # noqa: N818 — not an error, as StopRequested is none
     """Training has reached its time limit and has written its checkpoint."""
 
 
@@ -50,7 +47,7 @@ class Surroundings:
     """What a training takes from outside: where it runs, where it writes, who may stop it, what time it is.
 
     `counted_from_s` is the training time from which the job's time limit counts; None: from this attempt's start on.
-    `on_progress` is called after each step and each batch of an evaluation.
+    `on_progress` is called after each step and each batch of an evaluation. Whatever is written waits for `room`.
     """
 
     device: torch.device
@@ -60,6 +57,7 @@ class Surroundings:
     cache_dir: Path
     context_bytes: int
     should_stop: Callable[[], bool]
+    room: Room
     clock: Callable[[], float] = time.monotonic
     counted_from_s: float | None = None
     on_progress: Callable[[], None] = lambda: None
@@ -71,26 +69,26 @@ class Trainer:
     def __init__(self, spec: JobSpec, around: Surroundings) -> None:
         self.spec = spec
         self.around = around
-        self.data = load_data(spec, around.device, around.cache_dir)
+        self.data = around.room(load_data, spec, around.device, around.cache_dir)
         self.network = build_network(self.data)
         self.optimizer = build_optimizer(spec.optimizer, self.network.parameters())
         self.length = schedule.length(spec.train, self.data.steps_per_epoch)
         self.totals = Totals(around.device)
         self.flow = GradientFlow(self.network) if spec.diagnostics.gradient_flow else None
         self.position = Position()
-        self.checkpoint = Due(spec.train.checkpoint_interval, self.data.steps_per_epoch, around.clock)
+        self.checkpoint = Due(spec.train.checkpoint_interval, self.data.steps_per_epoch, self._now)
         self.started = 0.0  # by the clock, had all attempts been one
         self.time_up_s = math.inf  # of training
 
     def run(self) -> Result:
         """Train to the end, test once, and return the result.
 
-        Raises StopRequested after a checkpoint when asked to stop, TimeUp after one when the job's time limit is
-        reached, and TrainingError when the loss is no longer a number.
+        Raises StopRequested after a checkpoint, if there is room for it, when asked to stop, TimeUp after one when the
+        job's time limit is reached, and TrainingError when the loss is no longer a number.
         """
         self._resume()
         while not self._is_over():
-            began, images = self.around.clock(), -self.position.images
+            began, images = self._now(), -self.position.images
             lr = self._train(until=schedule.next_evaluation(self.spec.train, self.length, self.position.step))
             images += self.position.images
             self._evaluated(lr, images, began)
@@ -102,15 +100,12 @@ class Trainer:
         return result
 
     def _resume(self) -> None:
-        files = self.around.files
-        if files.last_checkpoint.exists():
-            self.position = load_checkpoint(
-                files.last_checkpoint, self.spec, self.network, self.optimizer, self._tallies()
-            )
-        drop_lines_after(files.metrics, Metrics, self.position.step)
-        drop_lines_after(files.gradient_flow, FlowLine, self.position.step)
+        files, room = self.around.files, self.around.room
+        self.position = resume(files, self.spec, self.network, self.optimizer, self._tallies()) or self.position
+        room(drop_lines_after, files.metrics, Metrics, self.position.step)
+        room(drop_lines_after, files.gradient_flow, FlowLine, self.position.step)
         so_far_s, counted_from_s = self.position.elapsed_s, self.around.counted_from_s
-        self.started = self.around.clock() - so_far_s
+        self.started = self._now() - so_far_s
         if (limit_s := self.spec.limits.time_s) is not None:
             self.time_up_s = limit_s + (so_far_s if counted_from_s is None else counted_from_s)
         progress = Progress(
@@ -119,7 +114,7 @@ class Trainer:
             steps=self.length.steps,
             elapsed_s=so_far_s,
         )
-        write_record(self.around.attempt.progress, progress)
+        room(write_record, self.around.attempt.progress, progress)
         self.around.on_progress()
 
     def _train(self, until: int) -> float:
@@ -174,7 +169,7 @@ class Trainer:
         `images` were trained on by this process since `began`: fewer than the line counts if it has resumed.
         """
         train_loss, train_accuracy = self._read_totals()
-        seconds = self.around.clock() - began  # after the reading, which waited for the device
+        seconds = self._now() - began  # after the reading, which waited for the device
         loss, accuracy = self._evaluate(self.data.validation)
         self._move_on(train_accuracy, loss, accuracy)
         line = Metrics(
@@ -191,9 +186,9 @@ class Trainer:
         )
         if self.flow is not None:
             flow = FlowLine(epoch=line.epoch, step=line.step, mean_absolute=self.flow.read())
-            append_line(self.around.files.gradient_flow, flow)
+            self.around.room(append_line, self.around.files.gradient_flow, flow)
             self.flow.reset()
-        append_line(self.around.files.metrics, line)
+        self.around.room(append_line, self.around.files.metrics, line)
 
     def _read_totals(self) -> tuple[float, float]:
         """Training loss and accuracy since the last evaluation. Raises TrainingError if the loss is not a number."""
@@ -214,7 +209,7 @@ class Trainer:
         )
         best = position.best
         if validation_accuracy > best.validation_accuracy:
-            save_weights(self.around.files.best_checkpoint, self.spec, self.network)
+            self._save_weights()
             best = Best(epoch=self._epoch(), step=position.step, validation_accuracy=validation_accuracy)
         best = replace(best, train_accuracy=max(position.best.train_accuracy, train_accuracy))
         self.position = replace(position, schedule=state, images=0, best=best, elapsed_s=self._elapsed_s())
@@ -234,7 +229,7 @@ class Trainer:
 
     def _test(self) -> Result:
         """Measure the weights that did best on validation on the test part."""
-        load_weights(self.around.files.best_checkpoint, self.network)
+        self._load_best()
         loss, accuracy = self._evaluate(self.data.test)
         best = self.position.best
         return Result(
@@ -250,6 +245,20 @@ class Trainer:
             stopped_early=self.position.step < self.length.steps,
         )
 
+    def _load_best(self) -> None:
+        """Go back to the weights that did best. If their file is damaged, the last ones take their place, said so."""
+        try:
+            load_weights(self.around.files.best_checkpoint, self.network)
+        except DamagedCheckpointError as error:
+            print(f"{error}; the last weights, of step {self.position.step}, are kept as the best", flush=True)
+            _, accuracy = self._evaluate(self.data.validation)
+            lasting = replace(
+                self.position.best, epoch=self._epoch(), step=self.position.step, validation_accuracy=accuracy
+            )
+            self.position = replace(self.position, best=lasting)
+            self._save_checkpoint()  # first, so that nothing takes these weights for what the others were
+            self._save_weights()
+
     def _survey(self) -> None:
         """The loss around the weights that were tested, saved row by row, between which it may stop as training may."""
         device, wanted = self.around.device, self.spec.diagnostics
@@ -264,6 +273,7 @@ class Trainer:
             precision=self.around.precision,
             on_row=self._between_rows,
             on_batch=self.around.on_progress,
+            save=lambda path, landscape: self.around.room(write_record, path, landscape),
         )
 
     def _between_rows(self, landscape: Landscape) -> None:
@@ -281,9 +291,21 @@ class Trainer:
         if self.position.images:
             self._read_totals()
         self.position = replace(self.position, elapsed_s=self._elapsed_s())
-        path = self.around.files.last_checkpoint
-        save_checkpoint(path, self.spec, self.network, self.optimizer, self._tallies(), self.position)
+        files = self.around.files
+        self.around.room(
+            save_checkpoint,
+            files.last_checkpoint,
+            self.spec,
+            self.network,
+            self.optimizer,
+            self._tallies(),
+            self.position,
+            previous=files.previous_checkpoint,
+        )
         self.checkpoint.done(self.position.step)
+
+    def _save_weights(self) -> None:
+        self.around.room(save_weights, self.around.files.best_checkpoint, self.spec, self.network)
 
     def _tallies(self) -> dict[str, Tensor]:
         """What is summed up between evaluations."""
@@ -294,8 +316,12 @@ class Trainer:
         """From 1: the epoch that the last step belongs to."""
         return -(-self.position.step // self.length.steps_per_epoch)
 
+    def _now(self) -> float:
+        """The clock, which stands still while there is no room."""
+        return self.around.clock() - self.around.room.waited_s
+
     def _elapsed_s(self) -> float:
-        return self.around.clock() - self.started
+        return self._now() - self.started
 
     def _parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.network.parameters())

@@ -22,10 +22,11 @@ def running_dispatcher(store: Store) -> Identity | None:
 def ensure_dispatcher(
     home: Home, store: Store, device: str, memory_bytes: int | None, max_failures: int | None = None
 ) -> tuple[int, bool]:
-    """The pid of the dispatcher, and whether it had to be started."""
+    """The pid of the dispatcher, and whether it had to be started. Raises DamagedStoreError if it could not work."""
     running = running_dispatcher(store)
     if running is not None:
         return running.pid, False
+    store.check(quick=True)
     return start_dispatcher(home, device, memory_bytes, max_failures), True
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from jobs.errors import GpuqError
 from jobs.run_dir import make_private_folder, sync_folder
 from jobs.units import format_bytes
+from scheduler import disk
 from scheduler.cli_types import as_ranges
 from scheduler.clock import as_utc
 from scheduler.home import Home
@@ -23,7 +24,7 @@ from scheduler.states import State
 from scheduler.store import Store
 
 BLOCK_BYTES = 512  # of st_blocks, stat(2)
-_UNFINISHED_WRITE = re.compile(r"\..+\.(\d+)\.tmp")  # as jobs.run_dir.write_atomically names it
+_UNFINISHED_WRITE = re.compile(r"\..+\.(\d+)\.tmp")  # as jobs.run_dir and scheduler.schema name it
 
 
 class Cleaned(Struct, frozen=True, kw_only=True):
@@ -69,22 +70,28 @@ def clean(home: Home, store: Store, ids: Sequence[int], *, dry_run: bool = False
         folders = [home.run_dir(job_id).path for job_id in ids]
         return Cleaned(jobs=list(ids), leftovers=len(found), bytes=sum(map(disk_bytes, [*found, *folders])))
     freed = sum(_delete(path) for path in found)
+    if disk.look(home).error is not None:  # to forget a job takes some room in the store
+        freed += sum(_delete(home.run_dir(job_id).previous_checkpoint) for job_id in ids)
     removed = [job_id for job_id in ids if store.remove(job_id, partial(_set_aside, home, job_id))]
     freed += sum(_delete(home.removed / str(job_id)) for job_id in removed)
     return Cleaned(jobs=removed, leftovers=len(found), bytes=freed)
 
 
 def leftovers(home: Home) -> Iterator[Path]:
-    """Files that a process was writing when it was killed, and run directories whose deletion was cut short."""
+    """What a process was writing when it was killed, and run directories whose deletion was cut short."""
     if home.removed.exists():
         yield from home.removed.iterdir()
     for folder, folders, names in os.walk(home.path):
         if Path(folder) == home.path:
             folders[:] = [name for name in folders if name != home.removed.name]
-        for name in names:
-            match = _UNFINISHED_WRITE.fullmatch(name)
-            if match is not None and identify(int(match[1])) is None:
-                yield Path(folder) / name
+        unfinished = [name for name in (*folders, *names) if _was_left(name)]
+        yield from (Path(folder) / name for name in unfinished)
+        folders[:] = [name for name in folders if name not in unfinished]
+
+
+def _was_left(name: str) -> bool:
+    match = _UNFINISHED_WRITE.fullmatch(name)
+    return match is not None and identify(int(match[1])) is None
 
 
 def disk_bytes(path: Path) -> int:

@@ -21,7 +21,8 @@ from scheduler.cli_options import (
     some_ids_argument,
 )
 from scheduler.cli_types import Duration, as_ranges, flatten
-from scheduler.errors import REBUILD, is_damage
+from scheduler.errors import REBUILD, StoreFullError, is_damage, is_full
+from scheduler.home import default_home
 
 EXIT_CTRL_C = 130
 
@@ -287,7 +288,7 @@ def clean(ids: tuple[range, ...], older_than_s: float | None, dry_run: bool) -> 
     from scheduler.store import Store
 
     home = current_home()
-    store = Store(home.store)
+    store = Store(home.store, even_if_full=True)
     chosen = cleaning.choose(store, flatten(ids) or None, older_than_s)
     cleaned = cleaning.clean(home, store, chosen, dry_run=dry_run)
     click.echo(cleaned.in_words("would remove" if dry_run else "removed"))
@@ -325,6 +326,12 @@ for diagnostic in (probe, plot, compare):
     cli.add_command(diagnostic)
 
 
+def _of_store(error: sqlite3.Error) -> str:
+    if is_full(error):
+        return str(StoreFullError(default_home().store))
+    return f"the store cannot be used now: {error}" + (f"; {REBUILD}" if is_damage(error) else "")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; whatever goes wrong becomes one line and an exit code."""
     try:
@@ -338,8 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("\n".join(f"gpuq: {line}" for line in str(error).splitlines()), err=True)
         code = error.exit_code
     except sqlite3.Error as error:
-        advice = f"; {REBUILD}" if is_damage(error) else ""
-        click.echo(f"gpuq: the store cannot be used now: {error}{advice}", err=True)
+        click.echo(f"gpuq: {_of_store(error)}", err=True)
         code = 1
     except BrokenPipeError:  # whoever read our output has enough
         code = 0

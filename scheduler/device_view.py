@@ -1,12 +1,14 @@
 """The device as the dispatcher last saw it, left where `gpuq status` finds it without asking the device again."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from jobs.run_dir import open_private
+from jobs.room import NoRoomError
+from jobs.run_dir import write_atomically
 from scheduler.device import Snapshot
 from scheduler.records import Attempt
 
@@ -19,11 +21,9 @@ class DeviceView(Struct, frozen=True, kw_only=True):
 
 
 def write_view(path: Path, view: DeviceView) -> None:
-    """Replace the view. Not fsynced: it means nothing once its dispatcher is gone."""
-    temporary = path.with_suffix(".tmp")
-    with open_private(temporary, "wb") as file:
-        file.write(msgspec.json.encode(view))
-    temporary.replace(path)
+    """Replace the view, if there is room for another. Not fsynced: it means nothing once its dispatcher is gone."""
+    with contextlib.suppress(NoRoomError):
+        write_atomically(path, msgspec.json.encode(view), durable=False)
 
 
 def read_view(path: Path) -> DeviceView | None:

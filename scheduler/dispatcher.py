@@ -1,10 +1,12 @@
 """The one process per device that starts and watches attempts. One tick: reap, follow, measure, estimate, place."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from jobs.room import NoRoomError
 from jobs.run_dir import (
     AttemptFiles,
     ExitRecord,
@@ -14,8 +16,9 @@ from jobs.run_dir import (
     Progress,
     Result,
     RunDir,
+    make_private_folder,
     read_metrics,
-    read_record,
+    read_whole,
 )
 from jobs.units import format_bytes
 from scheduler import estimate as estimates
@@ -23,7 +26,8 @@ from scheduler.breaker import Breaker
 from scheduler.calibration import Calibrator
 from scheduler.device import Device, Snapshot, chosen_precision, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
-from scheduler.errors import DeviceUnreadableError
+from scheduler.disk import needed_bytes, require
+from scheduler.errors import DeviceUnreadableError, is_full
 from scheduler.estimate import Basis, Estimate, History
 from scheduler.estimating import Estimating
 from scheduler.eta import remaining_s
@@ -38,6 +42,8 @@ from scheduler.verdict import has_probed, judge
 
 TICK_S = 0.25
 GRACE_S = 30.0  # a worker may need this long to finish a step and write a checkpoint
+ENDING_S = 10.0  # and its parent process this long to see to its end
+REST_S = 60.0  # of a device that has failed a job: a driver is reloaded in less
 
 log = logging.getLogger("gpuq")
 
@@ -83,15 +89,24 @@ class Dispatcher:
         self._signatures: dict[int, str] = {}
         self._estimating = Estimating(store, self._tracer, self._signature)
         self._history: History | None = None  # None: to be read, again if an attempt has ended
+        self._rest_until = -math.inf  # on the monotonic clock, once the device has failed a job
         self.stopping = False
 
     def tick(self) -> None:
-        """Bring the store and the processes up to date with each other, then start what fits."""
+        """Bring the store and the processes up to date with each other, then start what fits.
+
+        Raises what comes of a full disk (`errors.is_full`), once all attempts have been followed as far as that goes.
+        """
+        full = None
         for live in self._live():
             try:
                 self._follow(live)
-            except Exception:  # one attempt's trouble must not keep the others from being followed
-                log.exception("job %d cannot be followed", live.job.id)
+            except Exception as error:  # one attempt's trouble must not keep the others from being followed
+                full = error if is_full(error) else full
+                if full is not error:
+                    log.exception("job %d cannot be followed", live.job.id)
+        if full is not None:
+            raise full
         if not self.stopping:
             snapshot = self._measure()
             if snapshot is not None and self._calibrator.is_measuring(snapshot, self._store.live_attempts()):
@@ -100,15 +115,25 @@ class Dispatcher:
             history = self._known(snapshot)
             most_bytes = None if snapshot is None else estimates.most_bytes(snapshot.capacity_bytes, history)
             self._estimating.advance(self._store.startable, history, most_bytes)
-            if snapshot is not None:
+            if snapshot is not None and not self._rests():
                 self._place(snapshot, history)
 
-    def shut_down(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Have all attempts checkpoint and end, their jobs queued again; within the grace time."""
+    def shut_down(
+        self, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Have all attempts checkpoint and end, their jobs queued again; within the grace time.
+
+        What finds no room until then, in the store or a run directory, is left to the next dispatcher.
+        """
         self.stopping = True
         self.leave()
-        while self._store.live_attempts():
-            self.tick()
+        end = clock() + self._grace_s + ENDING_S
+        while self._store.live_attempts() and clock() < end:
+            try:
+                self.tick()
+            except Exception as error:
+                if not is_full(error):
+                    raise
             sleep(TICK_S)
 
     def leave(self) -> None:
@@ -128,12 +153,12 @@ class Dispatcher:
         """Take over what an attempt has done since the last tick, and what has become of it."""
         files = live.attempt_files
         ended = self._supervisor.poll(files)  # before the rest: what it wrote before it ended is then all there
+        if ended is None and (self.stopping or live.job.wish is not None or self._pauses_live()):
+            self._supervisor.stop(files)
         self._note_start(live)
         self._ingest_metrics(live)
         if ended is not None:
             self._end(live, ended)
-        elif self.stopping or live.job.wish is not None or self._pauses_live():
-            self._supervisor.stop(files)
 
     def _pauses_live(self) -> bool:
         pause = self._store.queue_pause()
@@ -144,7 +169,7 @@ class Dispatcher:
         if attempt.pid is None and (pid := self._supervisor.worker_pid(live.attempt_files)) is not None:
             self._store.set_pid(job.id, attempt.number, pid)
         if job.state is State.STARTING:
-            progress = read_record(live.attempt_files.progress, Progress)
+            progress = read_whole(live.attempt_files.progress, Progress)
             if progress is not None:
                 self._store.mark_running(job.id, attempt.number, progress)
 
@@ -155,12 +180,12 @@ class Dispatcher:
             size = live.files.metrics.stat().st_size
         except FileNotFoundError:
             return
-        steps = self._store.job(live.job.id).steps  # known since the attempt began to train
-        if size == self._metrics_seen.get(key) or steps is None or not live.attempt_files.progress.exists():
+        job = self._store.job(live.job.id)  # as it is since the attempt began to train
+        if size == self._metrics_seen.get(key) or job.state is not State.RUNNING:
             return
         if lines := read_metrics(live.files.metrics):
             known = live.job.step if key in self._metrics_seen else 0
-            eta = remaining_s(lines, steps)
+            eta = None if job.steps is None else remaining_s(lines, job.steps)
             new = [line for line in lines if line.step > known] or lines[-1:]
             self._store.record_metrics(live.job.id, live.attempt.number, new, eta)
         self._metrics_seen[key] = size
@@ -170,11 +195,13 @@ class Dispatcher:
         job = self._store.job(live.job.id)
         *earlier, attempt = self._store.counted_attempts(job)
         live = Live(job, attempt, live.files)  # as it is after the last metrics
-        failure, result = read_record(files.failure, Failure), read_record(live.files.result, Result)
+        failure, result = read_whole(files.failure, Failure), read_whole(live.files.result, Result)
         verdict = judge(ended, failure, job.wish, attempt, earlier, has_result=result is not None)
         log.info("job %d attempt %d: %s%s", attempt.job_id, attempt.number, verdict.outcome, _because(verdict.reason))
         self._signatures.pop(job.id, None)  # a user's file may change before the next attempt
         self._history = None
+        if failure is not None and failure.of_device:
+            self._rest_until = time.monotonic() + REST_S
         self._store.end_attempt(
             attempt,
             verdict.outcome,
@@ -189,7 +216,7 @@ class Dispatcher:
 
     def _needed_bytes(self, live: Live, outcome: Outcome, ended: ExitRecord, failure: Failure | None) -> int | None:
         """The most memory an attempt held; if it ran out of memory, what it needed at least."""
-        peak = read_record(live.attempt_files.peak, Peak)
+        peak = read_whole(live.attempt_files.peak, Peak)
         reported = 0 if peak is None else peak.peak_bytes
         resident = ended.resident_peak_bytes if self._device.kind == "cpu" else 0
         held = max(reported, resident, live.attempt.peak_bytes or 0)
@@ -211,6 +238,13 @@ class Dispatcher:
             return None
         self._show(snapshot, live)
         return snapshot
+
+    def _rests(self) -> bool:
+        """Whether a device that has failed a job, and can be read, is given time to recover; queued jobs wait."""
+        if time.monotonic() >= self._rest_until:
+            return False
+        self._hold_all("the device has failed a job; nothing starts for a minute")
+        return True
 
     def _hold_all(self, reason: str) -> None:
         for job in self._store.startable():
@@ -279,8 +313,16 @@ class Dispatcher:
         return Resident(attempt.job_id, max(attempt.reservation_bytes, used), threads)
 
     def _start(self, placement: Placement, estimate: Estimate, snapshot: Snapshot) -> None:
-        """Commit the reservation, then start the attempt's processes."""
+        """Commit the reservation, then start the attempt's processes; not without room for what it will write."""
         job = self._store.job(placement.job_id)
+        files = self._home.run_dir(job.id)
+        try:
+            make_private_folder(files.path)
+            require(files.path, needed_bytes(files, job.spec, estimate.parameters or job.parameters or 0))
+            files.create(job.spec)
+        except NoRoomError as full:
+            self._store.set_reason(job.id, f"waiting for room: {full}")
+            return
         prediction = Prediction(
             signature=self._signature(job),
             device_kind=snapshot.kind,
@@ -291,8 +333,6 @@ class Dispatcher:
         number = self._store.place(job.id, placement.reservation_bytes, prediction)
         if number is None:
             return  # cancelled or paused meanwhile
-        files = self._home.run_dir(job.id)
-        files.create(job.spec)
         cpu = self._device.kind == "cpu"
         launch = Launch(
             number=number,

@@ -4,7 +4,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,15 +14,19 @@ from jobs.calibrate import Message, Seen, Trouble
 from jobs.errors import GpuqError
 from jobs.units import format_bytes
 from scheduler import calibration as calibrations
+from scheduler import leftovers
 from scheduler.calibration_process import CALIBRATE, CalibrationProcess, Unknown
+from scheduler.cli_types import as_ranges
 from scheduler.device import Device
 from scheduler.errors import DamagedStoreError, DeviceUnreadableError, StoreError
 from scheduler.home import Home
+from scheduler.leftovers import Leftover
+from scheduler.process import resident_bytes
 from scheduler.records import Job
 from scheduler.store import Store
 
 LEAST_FREE_BYTES = 1 << 30  # of a disk, if no checkpoint tells how much it takes
-CHECKPOINTS = 3  # of a job at once: the last, the best, and the one being written before it replaces either
+CHECKPOINTS = 4  # of a job at once: the last, the one before, the best, and the one being written
 TORCH_LIMIT_S = 120.0
 
 
@@ -48,7 +52,9 @@ def examine(home: Home, device: Device) -> list[Check]:
         check_calibration(home, device),
         check_folder(home.path),
         store,
+        check_jobs(home.run_ids(), jobs),
         check_disk(shutil.disk_usage(home.path).free, largest_checkpoint(home, jobs), unfinished),
+        check_leftovers(list(leftovers.find(home.runs)), device),
     ]
 
 
@@ -107,16 +113,25 @@ def check_store(path: Path) -> tuple[Check, Sequence[Job]]:
     if not path.exists():
         return Check(name="store", found="none yet"), []
     try:
-        store = Store(path)
+        store = Store(path, even_if_full=True)
         store.check()
         jobs = store.jobs()
     except DamagedStoreError as error:
-        advice = "gpuq doctor --rebuild restores the jobs that have run; the damaged file is kept beside the new one"
+        advice = "gpuq doctor --rebuild restores the jobs; the damaged file is kept beside the new one"
         return Check(name="store", found=f"{path}: {error.what}", advice=advice), []
     except (StoreError, sqlite3.Error) as error:
         advice = "set GPUQ_HOME to another folder to go on without it"
         return Check(name="store", found=str(error), advice=advice), []
     return Check(name="store", found=f"readable, {len(jobs)} jobs"), jobs
+
+
+def check_jobs(run_ids: Sequence[int], jobs: Iterable[Job]) -> Check:
+    """Whether the store knows all jobs that there are: one that was made anew after a loss does not."""
+    unknown = set(run_ids) - {job.id for job in jobs}
+    if not unknown:
+        return Check(name="jobs", found=f"those of all {len(run_ids)} run directories are in the store")
+    found = f"not in the store, though they have run directories: {as_ranges(unknown)}"
+    return Check(name="jobs", found=found, advice="gpuq doctor --rebuild puts them in")
 
 
 def largest_checkpoint(home: Home, jobs: Iterable[Job]) -> int:
@@ -135,6 +150,32 @@ def check_disk(free_bytes: int, checkpoint_bytes: int, unfinished: int) -> Check
     return Check(
         name="disk", found=found, advice=f"have {format_bytes(needed_bytes)} free for {unfinished} jobs to come"
     )
+
+
+def check_leftovers(found: Sequence[Leftover], device: Device) -> Check:
+    """Whether jobs have left processes behind, which outlive their attempts, and how much memory these hold."""
+    if not found:
+        return Check(name="processes", found="none left behind by jobs")
+    pids = [one.process.pid for one in found]
+    on_gpu = _on_gpu(device, pids)
+    told = ", ".join(f"{one.process.pid} of job {one.job_id} ({_memory(one, on_gpu)})" for one in found)
+    return Check(name="processes", found=f"left behind by jobs: {told}", advice=f"kill -9 {' '.join(map(str, pids))}")
+
+
+def _on_gpu(device: Device, pids: Iterable[int]) -> Mapping[int, int]:
+    """Bytes of a GPU that processes hold, as far as NVML knows."""
+    if device.kind == "cpu":
+        return {}
+    try:
+        return device.snapshot(dict.fromkeys(pids, 0)).used_by_worker
+    except DeviceUnreadableError:
+        return {}
+
+
+def _memory(leftover: Leftover, on_gpu: Mapping[int, int]) -> str:
+    resident = f"{format_bytes(resident_bytes(leftover.process.pid))} resident"
+    held = on_gpu.get(leftover.process.pid)
+    return f"{format_bytes(held)} of the GPU, {resident}" if held else resident
 
 
 def check_calibration(home: Home, device: Device) -> Check:

@@ -1,5 +1,6 @@
 """Estimates for queued jobs, as they become known. Jobs of one signature are traced once."""
 
+import time
 from collections.abc import Callable, Iterable
 
 from jobs.trace_messages import Reply
@@ -10,27 +11,46 @@ from scheduler.states import Outcome
 from scheduler.store import Store
 from scheduler.tracing import Failed, Tracer
 
+ROOM_RETRY_S = 30.0  # decoding data again and again would wear the disk
+
 
 class Estimating:
     """Has jobs without an estimate traced, and takes over what becomes known."""
 
-    def __init__(self, store: Store, tracer: Tracer, signature: Callable[[Job], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tracer: Tracer,
+        signature: Callable[[Job], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._tracer = tracer
         self._signature = signature
         self._asked: dict[int, str] = {}  # the signatures of jobs that are being traced
         self._traced: dict[str, Estimate] = {}  # by signature, since this dispatcher came
+        self._replies: dict[int, Reply | Failed] = {}  # not yet in the store: it may be full
+        self._clock = clock
+        self._again_at = clock()
 
     def advance(self, startable: Callable[[], Iterable[Job]], history: History, most_bytes: int | None) -> None:
         """Take over what has been traced, then ask for what is missing; `most_bytes` is what a job may come to."""
-        for job_id, reply in self._tracer.poll().items():
-            self._take(job_id, reply)
+        self._replies |= self._tracer.poll()
+        for job_id in list(self._replies):
+            self._take(job_id, self._replies[job_id])
+            del self._asked[job_id], self._replies[job_id]
+        if self._clock() < self._again_at:
+            return
         for job in sorted(startable(), key=lambda job: (-job.priority, job.id)):
             if job.estimate is None and job.id not in self._tracer.pending:
                 self._estimate(job, history, most_bytes)
 
     def _take(self, job_id: int, reply: Reply | Failed) -> None:
-        signature = self._asked.pop(job_id)
+        signature = self._asked[job_id]
+        if isinstance(reply, Failed) and reply.no_room:
+            self._store.set_reason(job_id, f"waiting for room: {reply.reason}")
+            self._again_at = self._clock() + ROOM_RETRY_S
+            return
         if isinstance(reply, Failed) and not reply.untraceable:
             self._store.finish_queued(job_id, Outcome.FAILED, reply.reason)
             return  # its like is tried anew: what was in the way, such as another network's leftovers, may be gone

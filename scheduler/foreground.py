@@ -35,7 +35,7 @@ def run_files(
     store = Store(home.store)
     files = list(files)
     if files:
-        ids = [job.id for job in queue_files(store, files)[0]]
+        ids = [job.id for job in queue_files(home, store, files)[0]]
     else:
         ids = [job.id for job in store.jobs() if job.state is not State.FINISHED]
     if not ids:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from jobs.checking import is_text
+from jobs.errors import InputError
 from jobs.run_dir import RunDir, make_private_folder
 
 
@@ -29,6 +31,9 @@ class Home:
         return sorted(int(path.name) for path in self.runs.glob("*") if path.name.isdecimal())
 
     def create(self) -> "Home":
+        """Make the folder if there is none. Raises InputError if its path is not text, which records hold it as."""
+        if not is_text(str(self.path)):
+            raise InputError([f"GPUQ_HOME: expected a path in UTF-8, got {str(self.path)!a}"])
         make_private_folder(self.path)
         return self
 

@@ -1,5 +1,6 @@
-"""A job's log: what its worker prints, capped, so that no job can fill the disk."""
+"""A job's log: what its worker prints, capped, so that no job can fill the disk. And logs on a disk that is full."""
 
+import logging
 import os
 from collections import deque
 from pathlib import Path
@@ -10,11 +11,40 @@ HEAD_BYTES = 8 << 20
 TAIL_BYTES = 64 << 10
 
 
+class LossyFile:
+    """Appends to a file. What cannot be written, as on a full disk, is left out, and counted there once it can."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_private(path, "ab")
+        self._lost = 0
+
+    def write(self, text: bytes) -> None:
+        if self._lost and not self._append(b"\n[... %d bytes left out: no room on the disk ...]\n" % self._lost):
+            self._lost = 0
+        if self._lost:
+            self._lost += len(text)
+        else:
+            self._lost = self._append(text)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, text: bytes) -> int:
+        """Write without a buffer, which would try again when it closes; returns how many bytes could not be."""
+        rest = memoryview(text)
+        try:
+            while rest:
+                rest = rest[os.write(self._file.fileno(), rest) :]
+        except OSError:
+            return len(rest)
+        return 0
+
+
 class CappedLog:
     """Appends to a file up to a cap; of what comes after it, keeps the end and writes it on `close`."""
 
     def __init__(self, path: Path, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES) -> None:
-        self._file = open_private(path, "ab")
+        self._file = LossyFile(path)
         self._room = head_bytes
         self._tail_bytes = tail_bytes
         self._tail: deque[bytes] = deque()
@@ -26,7 +56,6 @@ class CappedLog:
         self._room -= len(head)
         if head:
             self._file.write(head)
-            self._file.flush()
         if rest:
             self._hold(rest)
 
@@ -45,6 +74,22 @@ class CappedLog:
             dropped = len(self._tail.popleft())
             self._held -= dropped
             self._left_out += dropped
+
+
+class LossyHandler(logging.Handler):
+    """A line for each record, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._file = LossyFile(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.write(f"{self.format(record)}\n".encode(errors="replace"))
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def last_lines(path: Path, count: int) -> list[str]:

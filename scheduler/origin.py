@@ -1,5 +1,6 @@
 """Where jobs are submitted from: the directory, and the git commit it is at."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ _TIMEOUT_S = 2.0
 
 def origin(directory: Path) -> Origin:
     """The directory, with its commit if it is in a git repository and git answers in time."""
+    name = os.fsencode(directory).decode(errors="backslashreplace")  # as text, whatever its bytes
     try:
         said = subprocess.run(
             ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
@@ -20,9 +22,9 @@ def origin(directory: Path) -> Origin:
             check=True,
         ).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        return Origin(directory=str(directory))
+        return Origin(directory=name)
     commits = [line.removeprefix("# branch.oid ") for line in said if line.startswith("# branch.oid ")]
     if not commits or commits[0] == "(initial)":
-        return Origin(directory=str(directory))
+        return Origin(directory=name)
     dirty = any(not line.startswith("#") for line in said)
-    return Origin(directory=str(directory), git_commit=commits[0], git_dirty=dirty)
+    return Origin(directory=name, git_commit=commits[0], git_dirty=dirty)

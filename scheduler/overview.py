@@ -13,7 +13,8 @@ LOG_LINES = 20
 
 def look(home: Home, ids: Iterable[int] | None, device: str, memory_bytes: int | None) -> StatusReport:
     """The state of all jobs, or of the given ones. Raises UnknownJobError."""
-    return report(home, Store(home.store), choose_device(device, memory_bytes), datetime.now(UTC), ids)
+    store = Store(home.store, even_if_full=True)
+    return report(home, store, choose_device(device, memory_bytes), datetime.now(UTC), ids)
 
 
 def show(home: Home, told: StatusReport, *, detailed: bool) -> None:

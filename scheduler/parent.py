@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from jobs.room import NoRoomError, Room
 from jobs.run_dir import (
     AttemptFiles,
     ExitRecord,
@@ -31,6 +32,8 @@ from jobs.run_dir import (
     write_record,
 )
 from jobs.units import format_duration
+from jobs.worker import PARENT_PID
+from scheduler import leftovers
 from scheduler.clock import utc_now
 from scheduler.log import CappedLog
 from scheduler.process import identify, own_identity, resident_bytes
@@ -61,34 +64,41 @@ class Watch:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=files.path,
-            env={**os.environ, **launch.environment},
+            env={**os.environ, **launch.environment, **leftovers.mark(attempt), PARENT_PID: str(os.getpid())},
             process_group=0,
         )
 
     def run(self) -> None:
         """Wait for the worker, and record how it ended."""
-        worker = identify(self.worker.pid)
-        assert worker is not None  # not reaped yet, so it is there, if only as a zombie
-        own = own_identity()
-        write_record(
-            self.attempt.process,
-            ProcessRecord(
-                parent_pid=own.pid,
-                parent_start_ticks=own.start_ticks,
-                worker_pid=worker.pid,
-                worker_start_ticks=worker.start_ticks,
-                boot_id=worker.boot_id,
-            ),
-        )
+        is_known = self._introduce()
         while not self._has_exited():
             self._pump(POLL_S)
             self._enforce()
-        self._kill_group()  # whatever the worker started and left behind
+            is_known = is_known or self._introduce()
+        self._kill_group()  # whatever the worker started and left behind …
+        leftovers.kill_all(self.attempt)  # … even in groups of their own
         self._pump(0)  # a pipe holds no more than one read takes (pipe(7)), and somebody may still be writing
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nobody is left to pass it on to
         _, status, usage = os.wait4(self.worker.pid, 0)
         self.log.close()
         self._record(status, usage.ru_maxrss * 1024)
+
+    def _introduce(self) -> bool:
+        """Tell who the two processes are, unless there is no room for it: a worker has to be watched even then."""
+        worker = identify(self.worker.pid)
+        assert worker is not None  # not reaped yet, so it is there, if only as a zombie
+        own = own_identity()
+        record = ProcessRecord(
+            parent_pid=own.pid,
+            parent_start_ticks=own.start_ticks,
+            worker_pid=worker.pid,
+            worker_start_ticks=worker.start_ticks,
+            boot_id=worker.boot_id,
+        )
+        with contextlib.suppress(NoRoomError):
+            write_record(self.attempt.process, record)
+            return True
+        return False
 
     def _on_stop(self, _signal: int, _frame: FrameType | None) -> None:
         """A person or the dispatcher wants the worker to checkpoint and end."""
@@ -144,8 +154,10 @@ class Watch:
         return True
 
     def _record(self, status: int, resident_peak_bytes: int) -> None:
+        """The attempt is not over before this is written, and waits for room as long as it takes."""
         code = os.waitstatus_to_exitcode(status)
-        write_record(
+        Room(self.attempt.notice, should_stop=lambda: False)(
+            write_record,
             self.attempt.exit,
             ExitRecord(
                 exit_code=code if code >= 0 else None,

@@ -3,9 +3,10 @@
 An identity is the pid, the start time in clock ticks since boot, and the boot's id (proc(5)).
 """
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,22 @@ def environment() -> dict[str, str]:
     if path := inherited.get("PYTHONPATH"):
         inherited["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
     return inherited
+
+
+def inheriting(variable: str) -> Iterator[tuple[Identity, str]]:
+    """The processes that were started with an environment variable, or descend from one that was, with its value.
+
+    Those of other users cannot be read, and what has ended has no environment (/proc/PID/environ).
+    """
+    prefix = f"{variable}=".encode()
+    for pid in [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]:
+        identity = identify(pid)  # before the rest: a pid reused in between is another identity's
+        if identity is None:
+            continue
+        with contextlib.suppress(OSError):
+            for entry in (_PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+                if entry.startswith(prefix):
+                    yield identity, os.fsdecode(entry.removeprefix(prefix))
 
 
 def resident_bytes(pid: int) -> int:

@@ -4,8 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from scheduler.cli_types import as_ranges
 from scheduler.clock import utc_now
 from scheduler.errors import DamagedStoreError
 from scheduler.home import Home
-from scheduler.records import Remains
+from scheduler.records import Job, Remains
 from scheduler.remains import from_files, from_store, remembered
-from scheduler.schema import make_store
+from scheduler.schema import folder_beside, make_store
 from scheduler.store import Store
 
 COMPANIONS = ("-wal", "-shm")  # what SQLite keeps beside a store, https://www.sqlite.org/tempfiles.html
@@ -47,19 +46,18 @@ class Rebuilt:
 def rebuild(home: Home) -> Rebuilt:
     """Replace a damaged or missing store by a new one, from the run directories and what is readable of the old.
 
-    The damaged one is kept under another name, as it was. Raises GpuqError if the store is in order and has jobs, or
-    while a dispatcher or an attempt lives; StoreError if the store is one of another gpuq.
+    The damaged one is kept under another name, as it was. One in order that was made after a loss, and has jobs since,
+    is given those that it does not know. Raises GpuqError if it knows all, or while a dispatcher or an attempt lives;
+    StoreError if the store is one of another gpuq.
     """
-    with (
-        _without_dispatcher(home),
-        tempfile.TemporaryDirectory(dir=home.path, prefix=".new-store-") as folder,
-    ):
+    with _without_dispatcher(home), folder_beside(home.store) as folder:
         for job_id in home.run_ids():
             _refuse_if_alive(home, job_id)
         kept, made = Path(folder) / "kept", Path(folder) / "made"
         _copy(home.store, kept)  # before it is opened: SQLite may then write what it finds in the log
-        _refuse_if_in_order(home.store)
-        restored, left_out = _find(home)
+        if known := _jobs_in_order(home.store):
+            return _add(home, known)
+        restored, left_out = _find(home, home.run_ids(), remembered(home.store))
         make_store(made, last_id=max(home.run_ids(), default=0))
         with contextlib.closing(Store(made)) as store:
             store.restore(restored)
@@ -68,12 +66,22 @@ def rebuild(home: Home) -> Rebuilt:
     return Rebuilt(restored, left_out, aside)
 
 
-def _find(home: Home) -> tuple[list[Remains], list[str]]:
-    """All jobs, by id, and why some run directories tell none."""
-    known = remembered(home.store)
+def _add(home: Home, known: Set[int]) -> Rebuilt:
+    """Put jobs that the store does not know into it."""
+    unknown = [job_id for job_id in home.run_ids() if job_id not in known]
+    if not unknown:
+        raise GpuqError(f"{home.store} is in order: there is nothing to rebuild")
+    restored, left_out = _find(home, unknown, {})
+    with contextlib.closing(Store(home.store)) as store:
+        store.restore(restored)
+    return Rebuilt(restored, left_out, None)
+
+
+def _find(home: Home, run_ids: Iterable[int], known: Mapping[int, Job]) -> tuple[list[Remains], list[str]]:
+    """The jobs of run directories and those that are still known, by id, and why some run directories tell none."""
     found = {job_id: from_store(job) for job_id, job in known.items()}
     left_out = []
-    for job_id in home.run_ids():
+    for job_id in run_ids:
         try:
             found[job_id] = from_files(job_id, home.run_dir(job_id), known.get(job_id))
         except GpuqError as error:
@@ -116,14 +124,13 @@ def _with_end(path: Path, end: str) -> Path:
     return path.with_name(path.name + end)
 
 
-def _refuse_if_in_order(path: Path) -> None:
-    """An empty store is not, if there are run directories: the command that came first after a loss has made it."""
-    if not path.exists():
-        return
-    with contextlib.suppress(DamagedStoreError), contextlib.closing(Store(path)) as store:
-        store.check()
-        if store.jobs():
-            raise GpuqError(f"{path} is in order: there is nothing to rebuild")
+def _jobs_in_order(path: Path) -> Set[int]:
+    """The jobs of a store that is in order; none of one that is damaged, gone, or empty."""
+    if path.exists():
+        with contextlib.suppress(DamagedStoreError), contextlib.closing(Store(path)) as store:
+            store.check()
+            return {job.id for job in store.jobs()}
+    return set()
 
 
 @contextlib.contextmanager

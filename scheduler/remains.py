@@ -4,10 +4,9 @@ import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from jobs.errors import GpuqError
@@ -23,10 +22,11 @@ from jobs.run_dir import (
     Result,
     RunDir,
     read_metrics,
-    read_record,
+    read_whole,
 )
 from jobs.spec import JobSpec, encode
 from scheduler.clock import as_utc, utc_now
+from scheduler.copies import Submitted
 from scheduler.errors import DamagedStoreError
 from scheduler.estimate import Basis
 from scheduler.records import Attempt, Job, Remains
@@ -36,21 +36,20 @@ from scheduler.verdict import Verdict, judge
 from scheduler.wishes import PAUSED
 
 MAX_ID = 1_000_000  # a damaged store may tell of any number of jobs
-Record = TypeVar("Record", bound=Struct)
 
 
 def remembered(path: Path) -> dict[int, Job]:
     """The jobs that a damaged store still tells, by id. They are asked for one by one: a damaged page hides its own."""
     found: dict[int, Job] = {}
     with (
-        contextlib.suppress(sqlite3.Error),
+        contextlib.suppress(sqlite3.Error, UnicodeDecodeError),
         contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database,
     ):
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA writable_schema = ON")  # else SQLite reads nothing of a file that is too short
         last_id = database.execute("SELECT CAST(max(seq) AS INTEGER) FROM sqlite_sequence").fetchone()[0] or 0
         for job_id in range(1, min(last_id, MAX_ID) + 1):
-            with contextlib.suppress(sqlite3.Error, DamagedStoreError):
+            with contextlib.suppress(sqlite3.Error, UnicodeDecodeError, DamagedStoreError):
                 if row := database.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone():
                     found[job_id] = as_job(row)
     return found
@@ -64,14 +63,13 @@ def from_store(job: Job) -> Remains:
 def from_files(job_id: int, files: RunDir, known: Job | None) -> Remains:
     """A job as its run directory tells it; `known` is what the damaged store says of it.
 
-    Its attempts are judged anew, as a dispatcher does. Wishes are in the store alone: without it, a job that was
-    cancelled while it ran, or paused, is queued. Raises GpuqError if the job's spec cannot be read.
+    Its attempts are judged anew, as a dispatcher does; without any, it is queued. Wishes are in the store alone, and so
+    a job that was cancelled before it ended, or paused, may be queued. Raises GpuqError if its spec cannot be read.
     """
     spec = _read_spec(files)
-    result, metrics = _read(files.result, Result), read_metrics(files.metrics)
+    result, metrics = read_whole(files.result, Result), read_metrics(files.metrics)
     attempts, verdict = _judged(job_id, files, None if known is None else known.wish, has_result=result is not None)
-    row = _request(job_id, spec) | _progress(files, attempts, metrics, result)
-    row["submitted_at"] = as_utc(files.spec.stat().st_mtime)  # or somewhat earlier
+    row = _request(job_id, spec) | _submitted(files) | _progress(files, attempts, metrics, result)
     if known is not None:
         row |= _asked(known)
     if verdict is not None and not verdict.requeue and not _is_retried(known, attempts):
@@ -84,6 +82,14 @@ def from_files(job_id: int, files: RunDir, known: Job | None) -> Remains:
 def _request(job_id: int, spec: JobSpec) -> dict[str, Any]:
     row = {"id": job_id, "name": spec.name, "spec": encode(spec).decode(), "priority": spec.priority}
     return row | {"state": State.QUEUED, "submitted_from": ""}
+
+
+def _submitted(files: RunDir) -> dict[str, Any]:
+    submitted = read_whole(files.submission, Submitted)
+    if submitted is None:  # of a gpuq that left no such record: at the latest then
+        return {"submitted_at": as_utc(files.spec.stat().st_mtime)}
+    row: dict[str, Any] = {"submitted_at": submitted.at, "submitted_from": submitted.directory}
+    return row | {"git_commit": submitted.git_commit, "git_dirty": submitted.git_dirty}
 
 
 def _asked(job: Job) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def _progress(
     row: dict[str, Any] = {}
     if attempts:
         last = files.attempt(attempts[-1].number)
-        launch, progress = _read(last.launch, Launch), _read(last.progress, Progress)
+        launch, progress = read_whole(last.launch, Launch), read_whole(last.progress, Progress)
         row["reservation_bytes"] = attempts[-1].reservation_bytes
         row["forgiven_attempts"] = 0 if launch is None else launch.first_counted - 1
         if progress is not None:
@@ -134,10 +140,10 @@ def _judged(job_id: int, files: RunDir, wish: Wish | None, *, has_result: bool) 
     last = max((int(path.name) for path in files.attempts.glob("*") if path.name.isdecimal()), default=0)
     for number in range(1, last + 1):
         of_attempt = files.attempt(number)
-        launch, ended = _read(of_attempt.launch, Launch), _ending(of_attempt)
+        launch, ended = read_whole(of_attempt.launch, Launch), _ending(of_attempt)
         attempt = _attempt(job_id, number, of_attempt, launch, ended)
         earlier = attempts[launch.first_counted - 1 :] if launch is not None else attempts
-        failure, is_last = _read(of_attempt.failure, Failure), number == last
+        failure, is_last = read_whole(of_attempt.failure, Failure), number == last
         verdict = judge(ended, failure, wish if is_last else None, attempt, earlier, has_result=has_result and is_last)
         attempts.append(replace(attempt, outcome=verdict.outcome, reason=verdict.reason))
     return attempts, verdict
@@ -145,8 +151,8 @@ def _judged(job_id: int, files: RunDir, wish: Wish | None, *, has_result: bool) 
 
 def _attempt(job_id: int, number: int, files: AttemptFiles, launch: Launch | None, ended: ExitRecord) -> Attempt:
     """An attempt of which is not known what was predicted: it is no measurement."""
-    progress, peak = _read(files.progress, Progress), _read(files.peak, Peak)
-    processes = _read(files.process, ProcessRecord)
+    progress, peak = read_whole(files.progress, Progress), read_whole(files.peak, Peak)
+    processes = read_whole(files.process, ProcessRecord)
     return Attempt(
         job_id=job_id,
         number=number,
@@ -170,7 +176,7 @@ def _attempt(job_id: int, number: int, files: AttemptFiles, launch: Launch | Non
 
 def _ending(files: AttemptFiles) -> ExitRecord:
     """Of an attempt without a record, whose processes are known to be gone, as much as its folder tells."""
-    if (record := _read(files.exit, ExitRecord)) is not None:
+    if (record := read_whole(files.exit, ExitRecord)) is not None:
         return record
     changed = as_utc(files.folder.stat().st_mtime) if files.folder.exists() else utc_now()
     return ExitRecord(started_at=changed, ended_at=changed)
@@ -181,10 +187,3 @@ def _read_spec(files: RunDir) -> JobSpec:
         return files.read_spec()
     except (OSError, msgspec.MsgspecError) as error:
         raise GpuqError(f"{files.spec}: cannot be read: {error}") from error
-
-
-def _read(path: Path, kind: type[Record]) -> Record | None:
-    """A damaged record is as good as none."""
-    with contextlib.suppress(GpuqError):
-        return read_record(path, kind)
-    return None

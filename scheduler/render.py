@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from jobs.errors import printable
 from jobs.units import format_bytes, format_duration
 from scheduler.states import LIVE, State
 from scheduler.status import DeviceReport, JobReport, QueueReport, StatusReport
@@ -35,6 +36,8 @@ def console(*, stderr: bool = False) -> Console:
 def status(report: StatusReport) -> RenderableType:
     """The device, the dispatcher, whether the queue is paused, and a row a job."""
     lines = [device_line(report.device), dispatcher_line(report)]
+    if report.disk.error is not None:
+        lines.append(Text(f"disk: {report.disk.error}; jobs wait until there is", style="red"))
     if report.queue.paused:
         lines.append(queue_line(report.queue))
     return Group(*lines, JobTable(report.jobs))
@@ -101,7 +104,7 @@ class JobTable:
 
 def network_name(name: str) -> str:
     """A user's file without its folders."""
-    return name.rpartition("/")[2]
+    return printable(name.rpartition("/")[2])
 
 
 def state_text(job: JobReport) -> Text:
@@ -158,14 +161,14 @@ def job_details(job: JobReport, log_tail: Sequence[str]) -> RenderableType:
     if job.attempts:
         parts += [Text(), _attempt_table(job)]
     if log_tail:
-        parts += [Text(), Text("the log's last lines:", style="bold"), Text("\n".join(log_tail))]
+        parts += [Text(), Text("the log's last lines:", style="bold"), Text("\n".join(map(_for_terminal, log_tail)))]
     return Group(*parts)
 
 
 def _facts(job: JobReport) -> list[tuple[str, str]]:
     facts = [
         ("job", f"{job.id} {job.name}"),
-        ("network", job.network),
+        ("network", printable(job.network)),
         ("state", state_word(job)),
         ("reason", job.reason),
         ("priority", str(job.priority)),
@@ -183,6 +186,11 @@ def _facts(job: JobReport) -> list[tuple[str, str]]:
         ("run directory", job.run_dir),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _for_terminal(line: str) -> str:
+    """A line of a job's log, which may hold anything."""
+    return printable(line.expandtabs())
 
 
 def _estimate_text(job: JobReport) -> str | None:

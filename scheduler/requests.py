@@ -74,7 +74,7 @@ def wait_for(home: Home, ids: Sequence[int]) -> bool:
 
 def print_log(home: Home, job_id: int, *, follow: bool) -> None:
     """Print a job's log; with `follow`, go on until the job has ended. Raises UnknownJobError."""
-    store = Store(home.store)
+    store = Store(home.store, even_if_full=not follow)
     path = home.run_dir(job_id).log
     position = 0
     while True:

@@ -5,8 +5,12 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.run_dir import sync_folder
+
+if TYPE_CHECKING:
+    import tempfile
 
 SCHEMA_VERSION = 2
 
@@ -18,9 +22,7 @@ def make_store(path: Path, last_id: int = 0) -> None:
     store. In place they would meet over the change to WAL, which fails at once with "database is locked", whatever the
     timeout.
     """
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-store-") as folder:
+    with folder_beside(path) as folder:
         made = Path(folder) / path.name
         made.touch(mode=0o600)
         with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as database:
@@ -30,6 +32,13 @@ def make_store(path: Path, last_id: int = 0) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(made, path)
     sync_folder(path.parent)
+
+
+def folder_beside(path: Path) -> "tempfile.TemporaryDirectory[str]":
+    """For what will take the place of a store; by its name `gpuq clean` knows what a killed process has left of it."""
+    import tempfile
+
+    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=f".{os.getpid()}.tmp")
 
 
 def create_tables(database: sqlite3.Connection) -> None:

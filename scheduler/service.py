@@ -1,8 +1,9 @@
 """A dispatcher at its post: one per state directory, from taking the lock to giving it up."""
 
-import io
+import contextlib
 import logging
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -12,13 +13,16 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from jobs.run_dir import open_private
+from scheduler import disk, errors
 from scheduler.background import POLL_S, running_dispatcher
+from scheduler.copies import leave_copies
 from scheduler.device import Device, choose_device
 from scheduler.dispatcher import TICK_S, Dispatcher
 from scheduler.errors import DispatcherRunningError
 from scheduler.home import Home
+from scheduler.log import LossyHandler
 from scheduler.process import own_identity
+from scheduler.states import State
 from scheduler.store import Store
 
 TICK_SHARE = 5  # a queue of thousands makes ticks long; then they come less often
@@ -49,8 +53,9 @@ class Stop:
 def at_post(home: Home, store: Store) -> Iterator[None]:
     """Hold the dispatcher's lock, which the kernel frees however the process ends, and be registered as its holder.
 
-    Raises DispatcherRunningError.
+    Raises DispatcherRunningError, and DamagedStoreError before anything is started from a damaged store.
     """
+    store.check(quick=True)
     lock = FileLock(home.dispatcher_lock, mode=0o600)
     while not _acquired(lock):
         if running_dispatcher(store) is not None:
@@ -61,7 +66,8 @@ def at_post(home: Home, store: Store) -> Iterator[None]:
     try:
         yield
     finally:
-        store.unregister_dispatcher(identity, only_if_idle=False)
+        with contextlib.suppress(sqlite3.OperationalError):  # of a full disk: nobody answers to this identity any more
+            store.unregister_dispatcher(identity, only_if_idle=False)
         lock.release()
 
 
@@ -85,14 +91,17 @@ def serve(
 ) -> None:
     """Dispatch until `is_done`, or until asked to stop: then attempts checkpoint and their jobs are queued again."""
     dispatcher = Dispatcher(home, store, device, max_failures=max_failures)
+    is_full = False
     with logged(home):
+        _copy_queued(home, store)
         while not is_done() and not stop.requested.is_set():
             began = time.monotonic()
             try:
                 dispatcher.tick()
+                is_full = False
                 delay_s = max(TICK_S, TICK_SHARE * (time.monotonic() - began))
-            except Exception:  # the night is long: what fails now, such as a full disk, may work later
-                log.exception("a tick failed; trying again in %g s", RETRY_S)
+            except Exception as error:  # the night is long: what fails now, such as a full disk, may work later
+                is_full = _log_trouble(home, error, was_full=is_full)
                 delay_s = RETRY_S
             after_tick()
             stop.requested.wait(delay_s)
@@ -103,12 +112,28 @@ def serve(
             dispatcher.leave()
 
 
+def _copy_queued(home: Home, store: Store) -> None:
+    """What submits have not left of queued jobs, or a power cut not kept."""
+    try:
+        leave_copies(home, (job for job in store.jobs() if job.state is State.QUEUED))
+    except (OSError, sqlite3.Error) as error:
+        log.warning("queued jobs cannot be copied beside the store: %s", error)
+
+
+def _log_trouble(home: Home, error: Exception, *, was_full: bool) -> bool:
+    """Log why a tick failed; that the disk is full once, lest the log takes what room there is. Whether it is."""
+    is_full = errors.is_full(error)
+    if not is_full:
+        log.error("a tick failed; trying again in %g s", RETRY_S, exc_info=error)
+    elif not was_full:
+        log.error("%s; the queue goes on when there is", disk.look(home).error or f"no room: {error}")
+    return is_full
+
+
 @contextmanager
 def logged(home: Home) -> Iterator[None]:
     """What the dispatcher does, in its log."""
-    with open_private(home.dispatcher_log, "ab") as file:
-        handler = logging.StreamHandler(io.TextIOWrapper(file, write_through=True))
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    with contextlib.closing(LossyHandler(home.dispatcher_log)) as handler:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         try:
@@ -142,6 +167,8 @@ def serve_queue(home: Home, device: str, memory_bytes: int | None, max_failures:
     Raises DispatcherRunningError if another is.
     """
     chosen = choose_device(device, memory_bytes)
+    while disk.look(home).error is not None:  # and nobody can be told: `gpuq status` sees it by itself
+        time.sleep(RETRY_S)
     store = Store(home.store)
     stop = Stop()
     with at_post(home, store):

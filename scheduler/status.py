@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from scheduler.device import Device, Snapshot, unreadable
 from scheduler.device_view import DeviceView, read_view, reserved_bytes
+from scheduler.disk import DiskReport
+from scheduler.disk import look as look_at_disk
 from scheduler.errors import DeviceUnreadableError
 from scheduler.estimate import Basis
 from scheduler.home import Home
@@ -85,6 +87,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
 class StatusReport(Struct, frozen=True, kw_only=True):
     dispatcher: DispatcherReport
     queue: QueueReport
+    disk: DiskReport
     device: DeviceReport
     jobs: list[JobReport]
 
@@ -102,6 +105,7 @@ def report(home: Home, store: Store, device: Device, now: datetime, ids: Iterabl
     return StatusReport(
         dispatcher=DispatcherReport(running=alive, pid=identity.pid if alive and identity else None),
         queue=QueueReport(paused=pause is not None, reason=None if pause is None else pause.reason),
+        disk=look_at_disk(home),
         device=_device_report(home, device, live, dispatcher_alive=alive),
         jobs=[job_report(job, by_job[job.id], home, now, waits_for) for job in store.jobs(ids)],
     )
@@ -127,7 +131,7 @@ def job_report(
         priority=job.priority,
         state=job.state,
         outcome=job.outcome,
-        reason=waits_for or job.reason if waits else job.reason,
+        reason=waits_for or job.reason if waits else _notice(job, attempts, home) or job.reason,
         paused=job.is_paused,
         epoch=job.epoch,
         epochs=job.spec.train.epochs,
@@ -147,6 +151,11 @@ def job_report(
         run_dir=str(home.run_dir(job.id).path),
         attempts=[_attempt_report(attempt) for attempt in attempts],
     )
+
+
+def _notice(job: Job, attempts: Sequence[Attempt], home: Home) -> str | None:
+    """What a live attempt waits for, if for anything."""
+    return home.run_dir(job.id).attempt(attempts[-1].number).notice.read() if job.is_live and attempts else None
 
 
 def elapsed_s(attempts: Iterable[Attempt], now: datetime) -> float | None:

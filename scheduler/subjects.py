@@ -75,8 +75,8 @@ def in_one_line(title: str) -> Iterator[None]:
 
 
 def weights_of(files: RunDir, title: str) -> Path:
-    """The checkpoint to look at: the best weights, else those of the last checkpoint. Raises GpuqError."""
-    for checkpoint in (files.best_checkpoint, files.last_checkpoint):
+    """The checkpoint to look at: the best weights, else those of the last checkpoint there is. Raises GpuqError."""
+    for checkpoint in (files.best_checkpoint, files.last_checkpoint, files.previous_checkpoint):
         if checkpoint.exists():
             return checkpoint
     raise GpuqError(f"job {title} has no checkpoint: it has not trained yet; its job file shows it with fresh weights")

@@ -19,9 +19,10 @@ from jobs.run_dir import (
     RunDir,
     make_private_folder,
     open_private,
-    read_record,
+    read_whole,
     write_record,
 )
+from scheduler import leftovers
 from scheduler.clock import utc_now
 from scheduler.process import Identity, environment
 
@@ -40,6 +41,7 @@ class Supervisor:
         """Start an attempt's parent process in a session of its own: it outlives the dispatcher and the terminal."""
         attempt = files.attempt(launch.number)
         write_record(attempt.launch, launch)
+        attempt.notice.reserve()
         with open_private(files.log, "ab") as log:
             self._children[attempt.folder] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "scheduler.parent", str(files.path), str(launch.number), *self._worker],
@@ -60,7 +62,7 @@ class Supervisor:
         child = self._children.get(attempt.folder)
         if child is not None and child.poll() is None:
             return None
-        if (record := read_record(attempt.exit, ExitRecord)) is None:
+        if (record := read_whole(attempt.exit, ExitRecord)) is None:
             record = self._give_up(attempt)
         if record is not None:
             self._children.pop(attempt.folder, None)
@@ -68,13 +70,13 @@ class Supervisor:
 
     def stop(self, attempt: AttemptFiles) -> None:
         """Ask for a checkpoint and an end. To be repeated until it ends: before its start there is nobody to ask."""
-        processes = read_record(attempt.process, ProcessRecord)
+        processes = read_whole(attempt.process, ProcessRecord)
         if processes is not None:
             parent = Identity(processes.parent_pid, processes.parent_start_ticks, processes.boot_id)
             parent.send(signal.SIGTERM)
 
     def worker_pid(self, attempt: AttemptFiles) -> int | None:
-        processes = read_record(attempt.process, ProcessRecord)
+        processes = read_whole(attempt.process, ProcessRecord)
         return None if processes is None else processes.worker_pid
 
     def _give_up(self, attempt: AttemptFiles) -> ExitRecord | None:
@@ -85,10 +87,9 @@ class Supervisor:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
-            if (record := read_record(attempt.exit, ExitRecord)) is not None:
+            if (record := read_whole(attempt.exit, ExitRecord)) is not None:
                 return record
-            processes = read_record(attempt.process, ProcessRecord)
-            if processes is not None and self._worker_still_dying(processes):
+            if self._still_dying(attempt):
                 return None
             now = utc_now()
             record = ExitRecord(started_at=now, ended_at=now)
@@ -96,7 +97,13 @@ class Supervisor:
             return record
 
     @staticmethod
-    def _worker_still_dying(processes: ProcessRecord) -> bool:
-        """The kernel kills a worker whose parent process died; until then the job must not start again."""
-        worker = Identity(processes.worker_pid, processes.worker_start_ticks, processes.boot_id)
-        return worker.send_group(signal.SIGKILL)
+    def _still_dying(attempt: AttemptFiles) -> bool:
+        """The kernel kills a worker whose parent process died, but nothing that the worker has started. Until all of it
+        is gone, the job must not start again.
+        """
+        processes = read_whole(attempt.process, ProcessRecord)
+        worker = None
+        if processes is not None:
+            worker = Identity(processes.worker_pid, processes.worker_start_ticks, processes.boot_id)
+        in_its_group = worker is not None and worker.send_group(signal.SIGKILL)
+        return leftovers.kill(attempt) or in_its_group

@@ -33,7 +33,7 @@ class Limits:
     trace_cpu_s: int = 60
     # By the clock: when jobs train on all cores, a trace gets a fraction of one.
     trace_s: float = 600.0
-    # Networks are built for real before they are traced: this is one of two billion parameters.
+    # A network that reads a tensor while it is built is built for real: this is one of two billion parameters.
     memory_bytes: int = 8 << 30
 
 
@@ -43,6 +43,7 @@ class Failed:
 
     reason: str
     untraceable: bool = False  # it may train all the same
+    no_room: bool = False  # for its data, on the disk
 
 
 class Tracer:
@@ -70,6 +71,7 @@ class Tracer:
         self._answered = False  # whether it has answered any
         self._tracing: Tracing | None = None  # the first pending request, once its data are prepared
         self._since = 0.0  # when that, or its preparation, began
+        self._excused: set[int] = set()  # requests whose process somebody has killed once
 
     @property
     def pending(self) -> frozenset[int]:
@@ -114,9 +116,10 @@ class Tracer:
                 return known | self._replace_process(self._too_large())
             known |= self._take(message)
         self._send(self._process)
+        excused = ended and self._process.was_killed() and self._excuse()
         trouble = self._death(self._process) if ended else self._excess(self._process)
         if trouble is not None:
-            known |= self._replace_process(trouble)
+            known |= self._replace_process(trouble, excused=excused)
         if not self._pending:
             self.close()
         return known
@@ -155,7 +158,9 @@ class Tracer:
         self._sent -= 1
         self._answered = True
         self._begin(None)
-        return {message.key: message if message.error is None else Failed(message.error, message.untraceable)}
+        if message.error is None:
+            return {message.key: message}
+        return {message.key: Failed(message.error, message.untraceable, message.no_room)}
 
     def _excess(self, process: TracingProcess) -> str | None:
         """What the first pending request takes too much of."""
@@ -178,13 +183,21 @@ class Tracer:
         words = process.last_words()
         return f"tracing it ended its process {how}" + (f": {words}" if words else "")
 
-    def _replace_process(self, trouble: str) -> dict[int, Reply | Failed]:
-        """A new child for what is pending. The first request fails, unless the old child had answered others: what
-        their networks left running in it may be to blame, so it gets a child that is its own.
+    def _excuse(self) -> bool:
+        """Once for each request: its process was killed from outside, as the kernel does when memory runs out."""
+        key = next(iter(self._pending), None)
+        if key is None or key in self._excused:
+            return False
+        self._excused.add(key)
+        return True
+
+    def _replace_process(self, trouble: str, *, excused: bool = False) -> dict[int, Reply | Failed]:
+        """A new child for what is pending. The first request fails, unless it is `excused`, or the old child had
+        answered others: what their networks left running in it may be to blame, so it gets a child that is its own.
         """
         failed: dict[int, Reply | Failed] = {}
         self.close()
-        if self._pending and not self._answered:
+        if self._pending and not (self._answered or excused):
             key = next(iter(self._pending))
             failed[key] = Failed(f"{self._pending.pop(key).spec.model.name}: {trouble}")
         if self._pending:

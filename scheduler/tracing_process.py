@@ -70,6 +70,11 @@ class TracingProcess:
         exited = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return self._closed or exited is not None
 
+    def was_killed(self) -> bool:
+        """Whether it has ended by a SIGKILL, which is not ours before `kill`."""
+        exited = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return exited is not None and exited.si_code == os.CLD_KILLED and exited.si_status == signal.SIGKILL
+
     def grown_bytes(self, before_bytes: int) -> int:
         """Resident memory of it, and of each process it has started, beyond what it held before: forks share that."""
         return sum(max(0, resident_bytes(pid) - before_bytes) for pid in _group_members(self._process.pid))

@@ -97,8 +97,8 @@ def as_job(row: sqlite3.Row) -> Job:
     values = dict(row)
     try:
         for column in ("spec", "estimate"):
-            if values[column] is not None:
+            if values.get(column) is not None:
                 values[column] = msgspec.json.decode(values[column])
         return msgspec.convert(values, Job, strict=False)
     except (msgspec.MsgspecError, TypeError) as error:
-        raise DamagedStoreError(f"job {values['id']}", str(error)) from error
+        raise DamagedStoreError(f"job {values.get('id')}", str(error)) from error

@@ -53,8 +53,8 @@ def judge(
         return Verdict(Outcome.TIMED_OUT, f"{_words(failure)}; `gpuq retry` gives it as much again", requeue=False)
     if ended.exit_code == ExitCode.REFUSED:
         return Verdict(Outcome.FAILED, _words(failure), requeue=False)
-    if ended.exit_code is None and ended.signal in (None, signal.SIGKILL):
-        return _lost(ended, attempt, earlier)
+    if (loss := _loss(ended, failure)) is not None:
+        return _lost(loss, attempt, earlier)
     return _failed(ended, failure, attempt, earlier)
 
 
@@ -92,12 +92,20 @@ def _out_of_memory(failure: Failure | None, attempt: Attempt, earlier: Sequence[
     return Verdict(Outcome.OUT_OF_MEMORY, f"{held}; queued again with a larger reservation", requeue=True)
 
 
-def _lost(ended: ExitRecord, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
-    what = "was killed (SIGKILL)" if ended.signal else "vanished with its parent process"
+def _loss(ended: ExitRecord, failure: Failure | None) -> str | None:
+    """Why an attempt was lost through nobody's fault that is known; None if it was not."""
+    if failure is not None and failure.of_device:
+        return f"the device failed: {failure.message}"
+    if ended.exit_code is None and ended.signal in (None, signal.SIGKILL):
+        return f"its worker {'was killed (SIGKILL)' if ended.signal else 'vanished with its parent process'}"
+    return None
+
+
+def _lost(why: str, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:
     losses = without_progress(earlier, Outcome.LOST, attempt.start_step) + 1
     if losses >= MAX_LOSSES_WITHOUT_PROGRESS:
-        return Verdict(Outcome.LOST, f"its worker {what} {losses} times without progress", requeue=False)
-    return Verdict(Outcome.LOST, f"its worker {what}; goes on from its checkpoint", requeue=True)
+        return Verdict(Outcome.LOST, f"{why} ({losses} times without progress)", requeue=False)
+    return Verdict(Outcome.LOST, f"{why}; goes on from its checkpoint", requeue=True)
 
 
 def _failed(ended: ExitRecord, failure: Failure | None, attempt: Attempt, earlier: Sequence[Attempt]) -> Verdict:

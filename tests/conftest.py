@@ -1,12 +1,19 @@
 """What the tests of the whole command line share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gpuq_process import Gpuq
+from small_disk import SmallDisk, mounted
 
 from scheduler.device import has_gpu
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches the processes of tests, also where the suite runs in the background of a shell that ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def small_disk() -> Iterator[SmallDisk]:
+    """A disk of 2 MiB."""
+    with mounted(mebibytes=2) as disk:
+        yield disk
 
 
 @pytest.fixture

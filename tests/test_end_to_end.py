@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ checkpoint_every = "1 epoch"
 [schedule]
 warmup_epochs = 1
 """
+
+LOOKED_AT = """
+[diagnostics]
+gradient_flow = true
+landscape = true
+landscape_grid = 3
+landscape_images = 10
+"""
+
+SECRET = "hunter2-aec31f"
+SECRETS = dict.fromkeys(("MY_API_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "SESSION_COOKIE"), SECRET)
 
 TIME_AND_MEMORY = {"images_per_s", "elapsed_s", "peak_bytes"}
 
@@ -59,18 +71,24 @@ def tiny(*, epochs: int = 2, limit: int = 400, augment: str = "none") -> str:
 
 @pytest.fixture(scope="module")
 def evening(shared_gpuq: Gpuq) -> Gpuq:
-    """Two jobs that train, one whose network raises, and one that is cancelled while it runs; all ended."""
+    """Two jobs that train, one whose network raises, and one that is cancelled while it runs; all ended.
+
+    There are secrets in the environment, and a umask that would have everybody read and write.
+    """
     gpuq = shared_gpuq
+    gpuq.environment |= SECRETS
     files = [
         gpuq.write("first.toml", tiny(epochs=60)),  # long enough for the second to be traced and started beside it
-        gpuq.write("second.toml", tiny(augment="easy")),
+        gpuq.write("second.toml", tiny(augment="easy") + LOOKED_AT),
         gpuq.write(
             "raises.toml", tiny(epochs=5).replace('"resv1"\nwidth = 4\nblocks = [1, 1, 1, 1]', '"net.py:build"')
         ),
         gpuq.write("endless.toml", "priority = -1\n" + tiny(epochs=5000)),
     ]
     gpuq.write("net.py", RAISES)
+    usual = os.umask(0)
     submitted = gpuq("submit", *files, "--json")
+    os.umask(usual)
     assert submitted.returncode == 0, submitted.stderr
     assert [job["id"] for job in json.loads(submitted.stdout)["jobs"]] == [1, 2, 3, 4]
     gpuq.becomes(4, "running")
@@ -129,9 +147,17 @@ def test_a_repeated_job_is_placed_by_what_its_like_used(evening: Gpuq) -> None:
     assert told["estimate_bytes"] == max(evening.job(job_id)["peak_bytes"] for job_id in like_it)
 
 
-def test_a_job_directory_is_its_owners_alone(evening: Gpuq) -> None:
-    run_dir = Path(evening.job(1)["run_dir"])
-    assert [path for path in [evening.home.path, *run_dir.rglob("*")] if path.stat().st_mode & 0o077] == []
+def test_every_folder_and_file_is_its_owners_alone_whatever_the_umask(evening: Gpuq) -> None:
+    home = evening.home.path
+    kept = {path: stat.S_IMODE(path.stat().st_mode) for path in (home, *home.rglob("*"))}
+    kinds = {"gpuq.db", "spec.json", "launch.json", "last.pt", "landscape.json", "log.txt", "manifest.json"}
+    assert kinds <= {path.name for path in kept}
+    assert {path: oct(mode) for path, mode in kept.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+
+
+def test_no_secret_of_the_environment_is_recorded(evening: Gpuq) -> None:
+    files = [path for path in evening.home.path.rglob("*") if path.is_file()]
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
 def test_run_leaves_the_work_to_the_dispatcher_that_runs(evening: Gpuq) -> None:

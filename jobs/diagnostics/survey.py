@@ -30,13 +30,14 @@ def survey(
     precision: str,
     on_row: Callable[[Landscape], None],
     on_batch: Callable[[], None] = lambda: None,
+    save: Callable[[Path, Landscape], None] = write_record,
     clock: Callable[[], float] = time.monotonic,
 ) -> Landscape:
     """The landscape of a network over at most `images` of a part, kept in `path`.
 
-    `on_row` is told after each row, which is then saved, and may raise to stop. A file that holds some rows of the
-    same landscape is gone on with; of another one, or of other weights, it is replaced.
-    `on_batch` is called after each batch.
+    `on_row` is told after each row, which `save` has then written, and may raise to stop. A file that holds some rows
+    of the same landscape is gone on with; of another one, or of other weights, it is replaced. `on_batch` is called
+    after each batch.
     """
     part = spread(part, images)
 
@@ -53,7 +54,7 @@ def survey(
             losses = [*landscape.losses, row]
             speed = (len(losses) - first) * settings.grid / max(clock() - began, 1e-9)
             landscape = replace(landscape, losses=losses, evaluations_per_s=speed)
-            write_record(path, landscape)
+            save(path, landscape)
             on_row(landscape)
     return landscape
 

@@ -145,6 +145,14 @@ class TestMistakes:
         (line,) = errors(write("", "two\nlines\x1b[31m.toml"))
         assert line.startswith("two\\nlines\\x1b[31m.toml: model.name: missing")
 
+    def test_a_path_that_is_not_text_is_refused(self, tmp_path: Path) -> None:
+        folder = tmp_path / "\udcff"
+        folder.mkdir()
+        file = folder / "a.toml"
+        file.write_text(f'{RESV1}[data]\nroot = "beside"\n')
+        (line,) = errors(file)
+        assert ": data.root: expected a path in UTF-8, got " in line
+
 
 class TestImageFolder:
     @pytest.fixture

@@ -11,9 +11,10 @@ from tiny import STEPS, TEST_BATCHES, VALIDATION_BATCHES, after, assert_same, jo
 
 from jobs.diagnostics.survey import known
 from jobs.heartbeat import INTERVAL_S, Heartbeat
+from jobs.room import StopRequested
 from jobs.run_dir import ExitCode, Failure, Progress, Result, RunDir, read_metrics, read_record, write_record
 from jobs.spec import DiagnosticsSpec, JobSpec, LimitsSpec
-from jobs.train import StopRequested, TimeUp
+from jobs.train import TimeUp
 from jobs.worker import run_attempt
 
 GRID = 3

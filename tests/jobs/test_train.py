@@ -30,10 +30,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jobs import schedule
 from jobs.errors import CheckpointError, TrainingError
+from jobs.room import StopRequested
 from jobs.run_dir import Metrics, Progress, Result, RunDir, read_metrics, read_record
 from jobs.schedule import ScheduleState
 from jobs.spec import Adam, AdamW, Cosine, JobSpec, Optimizer, Plateau, Sgd
-from jobs.train import StopRequested
 
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": Sgd(), "adam": Adam(), "adamw": AdamW()}
 Recipe = Callable[[str], JobSpec]

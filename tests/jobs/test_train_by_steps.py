@@ -25,9 +25,9 @@ from tiny import (
 
 from jobs.diagnostics.landscape import Landscape
 from jobs.errors import TrainingError
+from jobs.room import StopRequested
 from jobs.run_dir import FlowLine, RunDir, read_lines, read_metrics, read_record, write_record
 from jobs.spec import Cosine, DiagnosticsSpec
-from jobs.train import StopRequested
 
 
 class TestIterations:

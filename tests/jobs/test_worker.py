@@ -108,6 +108,12 @@ ENDS = {
     "success": ("small", {}, ExitCode.SUCCEEDED, None),
     "an error in the network": ("Raising", {"error": "RuntimeError"}, ExitCode.FAILED, "RuntimeError: first line"),
     "sys.exit(0) in the network": ("Raising", {"error": "SystemExit"}, ExitCode.FAILED, "SystemExit: 0"),
+    "an error of the device": (
+        "Raising",
+        {"error": "device"},
+        ExitCode.FAILED,
+        "RuntimeError: CUDA error: unknown error",
+    ),
     "no memory for Python": ("Raising", {"error": "MemoryError"}, ExitCode.OUT_OF_MEMORY, "MemoryError"),
     "no memory for a tensor": ("Raising", {"error": "allocator"}, ExitCode.OUT_OF_MEMORY, "can't allocate memory"),
     "a network that cannot be built": ("unbuildable", {}, ExitCode.REFUSED, "no such thing"),
@@ -140,6 +146,7 @@ class TestEnds:
             assert said is not None
             assert words in said.message
             assert len(said.message.splitlines()) == 1
+            assert said.of_device == (options == {"error": "device"})
 
     def test_the_peak_comes_with_what_the_process_held_on_the_way(
         self, user_file: Path, cache_dir: Path, prepared: Callable[[JobSpec], RunDir]
@@ -174,7 +181,7 @@ class TestEnds:
         assert read_record(files.attempt(1).progress, Progress) is not None
 
     def test_without_a_launch_record_nothing_is_trained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worker, "die_with_parent", lambda: None)
+        monkeypatch.setattr(worker, "die_with_parent", lambda _: None)
         monkeypatch.setattr(worker, "StopFlag", lambda: lambda: False)  # the tests' own process stays as it is
         RunDir(tmp_path).create(job())
         with pytest.raises(GpuqError, match=r"launch\.json: missing"):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from msgspec.structs import replace
 
+from jobs.room import Room
 from jobs.run_dir import Launch, Metrics, Result, RunDir, read_metrics
 from jobs.spec import Constant, DataSpec, JobSpec, ModelSpec, TrainSpec
 from jobs.train import Surroundings, Trainer
@@ -101,6 +102,7 @@ ERRORS = {
     "MemoryError": MemoryError(),
     "OutOfMemoryError": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "allocator": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    "device": RuntimeError("CUDA error: unknown error"),
     "SystemExit": SystemExit(0),
 }
 
@@ -195,7 +197,7 @@ def trainer(
     files = RunDir(run_dir)
     files.create(spec)
     ticks: Iterator[int] = itertools.count()
-    values = {"clock": lambda: float(next(ticks)), **others}
+    values = {"clock": lambda: float(next(ticks)), "room": Room(files.attempt(1).notice, should_stop), **others}
     around = Surroundings(
         device=torch.device("cpu"),
         precision="fp32",

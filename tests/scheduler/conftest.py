@@ -10,6 +10,7 @@ from attempts import Run, Start
 from bench import Bench, Engine
 from builders import launch
 from scratch import scratch_folder
+from scripted import Night
 from steps import Queue
 
 from jobs.run_dir import RunDir
@@ -81,3 +82,11 @@ def start(prepare: Start) -> Iterator[Start]:
         for process in run.processes():
             process.send_group(signal.SIGKILL)
         run.wait()
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    """Real dispatchers, with a script in the worker's place."""
+    made = Night(Home(tmp_path / "home").create(), tmp_path / "worker.py", [])
+    yield made
+    made.clean_up()

@@ -1,16 +1,16 @@
 """What a tick of the dispatcher starts, and why the rest waits."""
 
+import time
 from pathlib import Path
 
 import pytest
 from bench import Bench
 from builders import GiB, MiB
 
-from jobs.run_dir import (
-    ExitCode,
-)
+from jobs.run_dir import ExitCode, Failure, write_record
 from jobs.trace_messages import Reply
 from scheduler.device_view import read_view
+from scheduler.dispatcher import REST_S
 from scheduler.estimate import Basis
 from scheduler.states import Outcome, State
 from scheduler.tracing import Failed
@@ -66,6 +66,15 @@ def test_memory_of_others_is_respected(bench: Bench) -> None:
     assert bench.starting() == [job_id]
 
 
+def test_memory_that_others_take_leaves_running_jobs_alone(bench: Bench) -> None:
+    job_id = bench.started(memory="300 MiB")
+    bench.begin(job_id)
+    bench.machine.others_bytes = GiB
+    bench.tick()
+    assert bench.job(job_id).state is State.RUNNING
+    assert not bench.engine.asked_to_stop
+
+
 def test_a_worker_that_holds_more_than_its_reservation_leaves_that_much_less(bench: Bench) -> None:
     bench.started(memory="100 MiB")
     bench.tick()
@@ -111,6 +120,26 @@ def test_nothing_starts_while_the_device_cannot_be_read(bench: Bench) -> None:
     bench.tick()
     assert (bench.job(job_id).state, bench.job(job_id).reason) == (State.QUEUED, bench.machine.error)
     bench.machine.error = None
+    bench.tick()
+    assert bench.starting() == [job_id]
+
+
+def test_a_job_that_died_of_the_device_goes_on_once_that_has_had_time_to_recover(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, other = bench.started(), bench.submit(memory="2 GiB")
+    bench.begin(job_id)
+    lost = Failure(kind="AcceleratorError", message="AcceleratorError: CUDA error: unknown error", of_device=True)
+    write_record(bench.files(job_id).failure, lost)
+    bench.end(job_id, exit_code=ExitCode.FAILED)
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    bench.tick()
+    assert bench.attempt(job_id).outcome is Outcome.LOST
+    assert {bench.job(one).reason for one in (job_id, other)} == {
+        "the device has failed a job; nothing starts for a minute"
+    }
+    now += REST_S
     bench.tick()
     assert bench.starting() == [job_id]
 

@@ -217,12 +217,12 @@ def test_a_job_says_how_long_it_may_show_no_progress(bench: Bench) -> None:
 
 def test_a_broken_file_of_one_attempt_does_not_keep_the_others_from_being_followed(bench: Bench) -> None:
     broken, fine = bench.started(), bench.started()
-    bench.files(broken).failure.parent.mkdir(parents=True)
-    bench.files(broken).failure.write_text("not a record")
+    bench.home.run_dir(broken).metrics.mkdir(parents=True)
     for job_id in (broken, fine):
+        bench.begin(job_id)
         bench.end(job_id, exit_code=ExitCode.SUCCEEDED)
     bench.tick()
-    assert bench.job(fine).outcome is Outcome.SUCCEEDED
+    assert (bench.job(broken).outcome, bench.job(fine).outcome) == (None, Outcome.SUCCEEDED)
 
 
 # -- dispatchers come and go ------------------------------------------------------------------------------------

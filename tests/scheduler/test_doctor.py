@@ -27,6 +27,7 @@ from scheduler.doctor import (
     check_device,
     check_disk,
     check_folder,
+    check_jobs,
     check_store,
     check_torch,
     examine,
@@ -50,7 +51,8 @@ def gpu() -> Gpu:
 def test_all_is_well_on_a_cpu(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "see", lambda _: Seen(name="the CPU", torch="2.15.0", cudnn=None))
     checks = examine(home, CpuDevice())
-    assert [check.name for check in checks] == ["device", "torch", "constants", "state", "store", "disk"]
+    names = "device torch constants state store jobs disk processes"
+    assert " ".join(check.name for check in checks) == names
     assert [check.found for check in checks if not check.is_right] == []
 
 
@@ -103,6 +105,14 @@ def test_no_store_yet_is_fine_and_none_is_made(home: Home) -> None:
     assert (check.is_right, list(jobs), home.store.exists()) == (True, [], False)
 
 
+def test_jobs_that_have_a_run_directory_are_to_be_in_the_store(queue: Queue) -> None:
+    jobs = [queue.store.job(queue.submitted())]
+    assert check_jobs([1], jobs).is_right
+    unknown = check_jobs([1, 2, 3], jobs)
+    assert unknown.found == "not in the store, though they have run directories: 2-3"
+    assert unknown.advice == "gpuq doctor --rebuild puts them in"
+
+
 def test_a_store_is_told_with_its_jobs(queue: Queue) -> None:
     queue.submitted()
     check, jobs = check_store(queue.store.path)
@@ -132,8 +142,8 @@ def test_a_store_that_cannot_be_used_is_wrong(home: Home, spoil: Callable[[Path]
     [
         (2 * GiB, 0, 5, True),
         (GiB - 1, 0, 0, False),
-        (6 * GiB, GiB, 2, True),
-        (6 * GiB - 1, GiB, 2, False),
+        (8 * GiB, GiB, 2, True),
+        (8 * GiB - 1, GiB, 2, False),
         (2 * GiB, GiB, 0, True),
     ],
     ids=["none written", "nearly full", "just enough", "too little", "nothing to come"],
@@ -198,7 +208,7 @@ def test_the_exit_code_tells_whether_all_is_right(
     done = CliRunner().invoke(cli, ["doctor", "--json", "--calibrate", "--device", "cpu"])
     assert done.exit_code == code
     told = json.loads(done.stdout)
-    assert (told["ok"], len(told["checks"])) == (code == 0, 6)
+    assert (told["ok"], len(told["checks"])) == (code == 0, 8)
 
 
 # -- --calibrate ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import InputError
 from scheduler.home import Home, default_home
 
 
@@ -51,3 +52,8 @@ def test_making_it_twice_is_harmless(tmp_path: Path) -> None:
 
 def test_a_jobs_run_directory_is_named_by_its_id(home: Home) -> None:
     assert home.run_dir(7).path == home.path / "runs" / "7"
+
+
+def test_a_path_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"GPUQ_HOME: expected a path in UTF-8, got '.*\\udcff'"):
+        Home(tmp_path / "\udcff").create()

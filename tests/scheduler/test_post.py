@@ -4,17 +4,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from builders import ORIGIN, spec
 from steps import Queue
 
 from scheduler.background import ensure_dispatcher, running_dispatcher, stop_dispatcher
-from scheduler.errors import DispatcherRunningError
+from scheduler.errors import DamagedStoreError, DispatcherRunningError
 from scheduler.home import Home
 from scheduler.process import Identity, identify, own_identity
 from scheduler.service import IDLE_S, Idleness, at_post
 from scheduler.store import Store
+from scheduler.submission import submit_files
 
 HOLDER = """
 import signal, sys
@@ -32,6 +34,18 @@ try:
 except DispatcherRunningError:
     print("refused", flush=True)
 """
+
+
+def damaged(store: Store) -> Store:
+    """Where few commands look: among the events."""
+    store.submit([spec()], ORIGIN)
+    page = store._db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()[0]
+    size = store._db.execute("PRAGMA page_size").fetchone()[0]
+    store.close()
+    with store.path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    return Store(store.path)
 
 
 def start_holder(home: Home) -> "subprocess.Popen[str]":
@@ -208,3 +222,25 @@ def test_a_job_submitted_at_the_last_moment_keeps_it_at_its_post(store: Store) -
     assert not idleness.is_done()
     assert not idleness.is_done()
     assert store.dispatcher() == own_identity()
+
+
+def test_nobody_takes_the_post_over_a_damaged_store(home: Home, store: Store) -> None:
+    store = damaged(store)
+    with pytest.raises(DamagedStoreError, match="`gpuq doctor --rebuild`"), at_post(home, store):
+        pytest.fail("at the post")
+    assert store.dispatcher() is None
+
+
+def test_no_dispatcher_is_started_over_a_damaged_store(home: Home, store: Store) -> None:
+    with pytest.raises(DamagedStoreError, match="`gpuq doctor --rebuild`"):
+        ensure_dispatcher(home, damaged(store), "cpu", None)
+    assert not home.dispatcher_log.exists()
+
+
+def test_nothing_is_queued_in_a_damaged_store(home: Home, store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('[model]\nname = "resv1"\n')
+    store = damaged(store)
+    with pytest.raises(DamagedStoreError, match="`gpuq doctor --rebuild`"):
+        submit_files(home, [file], start=False, device="cpu", memory_bytes=None)
+    assert len(store.jobs()) == 1

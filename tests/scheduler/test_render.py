@@ -7,6 +7,7 @@ from builders import NOON, GiB, MiB
 from rich.console import RenderableType
 
 from scheduler import render
+from scheduler.disk import DiskReport
 from scheduler.states import Outcome, State
 from scheduler.status import AttemptReport, DeviceReport, DispatcherReport, JobReport, QueueReport, StatusReport
 
@@ -22,6 +23,7 @@ DEVICE = DeviceReport(
 )
 NOBODY = DispatcherReport(running=False, pid=None)
 MOVING = QueueReport(paused=False, reason=None)
+ROOMY = DiskReport(folder="/home", free_bytes=GiB)
 
 
 def job(**fields: Any) -> JobReport:
@@ -72,8 +74,16 @@ def status(
     device: DeviceReport = DEVICE,
     dispatcher: DispatcherReport = NOBODY,
     queue: QueueReport = MOVING,
+    disk: DiskReport = ROOMY,
 ) -> str:
-    return shown(render.status(StatusReport(dispatcher=dispatcher, queue=queue, device=device, jobs=list(jobs))))
+    report = StatusReport(dispatcher=dispatcher, queue=queue, disk=disk, device=device, jobs=list(jobs))
+    return shown(render.status(report))
+
+
+def test_a_full_disk_is_named_with_what_is_needed_there() -> None:
+    full = DiskReport(folder="/home", free_bytes=0, error="no room in /home: 0 B free, 1.0 MiB needed")
+    assert "disk: no room in /home: 0 B free, 1.0 MiB needed; jobs wait until there is" in status(disk=full)
+    assert "disk" not in status()
 
 
 def test_the_device_line_tells_who_uses_what() -> None:
@@ -157,7 +167,7 @@ def test_a_users_network_is_shown_without_its_folders() -> None:
 @pytest.mark.parametrize("width", [200, 40])
 def test_every_state_and_outcome_is_shown_by_its_name(fields: dict[str, str], width: int) -> None:
     one = job(**fields)
-    report = StatusReport(dispatcher=NOBODY, queue=MOVING, device=DEVICE, jobs=[one])
+    report = StatusReport(dispatcher=NOBODY, queue=MOVING, disk=ROOMY, device=DEVICE, jobs=[one])
     word = fields.get("outcome") or fields["state"]
     assert word in shown(render.status(report))
     assert word in shown(render.job_details(one, []))
@@ -203,3 +213,10 @@ def test_a_terminal_of_80_columns_still_shows_ids_progress_memory_and_reasons() 
     for fact in ("7", "resv1-easy", "12/200", "81.2 %", "1.0 GiB → 900 MiB", "1h 30m"):
         assert fact in row
     assert "8: needs 6.0 GiB, 2.0 GiB unreserved" in text
+
+
+def test_what_a_name_or_a_log_holds_does_not_command_the_terminal() -> None:
+    hostile = "\x1b[2J\n\u202e.py:build"
+    told = (shown(status(job(network=f"/home/{hostile}"))), shown(render.job_details(job(network=hostile), [hostile])))
+    assert [text for text in told if not text.replace("\n", "").isprintable()] == []
+    assert "\\x1b[2J\\n\\u202e.py:build" in told[1]

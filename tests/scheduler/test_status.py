@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from builders import NOON, ORIGIN, GiB, MiB, attempt, metrics, prediction, spec
 
-from jobs.run_dir import Progress
+from jobs.run_dir import Peak, Progress, write_record
+from scheduler import disk
 from scheduler.device import CpuDevice, Snapshot
 from scheduler.device_view import DeviceView, write_view
 from scheduler.errors import DeviceUnreadableError, UnknownJobError
@@ -66,13 +67,15 @@ def run_one(store: Store) -> int:
     return job_id
 
 
-def test_a_running_job_is_told_as_in_the_example(home: Home, store: Store) -> None:
+def test_a_running_job_is_told_as_in_the_example(home: Home, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda _folder: 5 * GiB)
     job_id = run_one(store)
     store.register_dispatcher(own_identity())
     write_view(home.device_view, DeviceView(snapshot=SNAPSHOT, reserved_bytes=460 * MiB))
     assert told(home, store) == {
         "dispatcher": {"running": True, "pid": own_identity().pid},
         "queue": {"paused": False, "reason": None},
+        "disk": {"folder": str(home.path), "free_bytes": 5 * GiB, "error": None},
         "device": {
             "name": "cpu (2 cores)",
             "kind": "cpu",
@@ -229,6 +232,20 @@ def test_what_live_attempts_reserve_is_told_without_a_dispatcher_too(home: Home,
 def test_a_device_that_cannot_be_read_says_so(home: Home, store: Store) -> None:
     device = told(home, store, device=Machine("GPU 0 cannot be read: Driver Not Loaded"))["device"]
     assert (device["error"], device["total_bytes"]) == ("GPU 0 cannot be read: Driver Not Loaded", 0)
+
+
+def test_a_live_job_tells_what_its_worker_waits_for(home: Home, store: Store) -> None:
+    job_id = run_one(store)
+    notice = home.run_dir(job_id).attempt(1).notice
+    write_record(home.run_dir(job_id).attempt(1).peak, Peak(peak_bytes=1))  # so that there is a folder
+    notice.reserve()
+    assert told(home, store)["jobs"][0]["reason"] is None
+    notice.put_up("waiting for room: 9 B needed in /run")
+    assert told(home, store)["jobs"][0]["reason"] == "waiting for room: 9 B needed in /run"
+    store.end_attempt(
+        store.attempts(job_id)[0], Outcome.LOST, "it vanished", requeue=False, exit_code=None, peak_bytes=1
+    )
+    assert told(home, store)["jobs"][0]["reason"] == "it vanished"
 
 
 # -- how long a job has taken -----------------------------------------------------------------------------------

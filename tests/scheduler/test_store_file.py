@@ -13,7 +13,7 @@ import pytest
 from builders import NOON, ORIGIN, spec
 from waiting import eventually
 
-from scheduler.errors import StoreError
+from scheduler.errors import DamagedStoreError, StoreError
 from scheduler.home import Home
 from scheduler.store import SCHEMA_VERSION, Store
 
@@ -165,6 +165,14 @@ def test_a_corrupt_file_is_refused_and_left_as_it_is(home: Home, content: bytes)
     with pytest.raises(StoreError, match=r"gpuq\.db: cannot be used as the queue's store: "):
         Store(home.store)
     assert home.store.read_bytes() == content
+
+
+def test_the_log_of_a_store_that_is_gone_is_not_put_into_a_new_one(home: Home, store: Store) -> None:
+    store.submit([spec()], ORIGIN)
+    home.store.unlink()
+    with pytest.raises(DamagedStoreError, match="it is gone, and its log is not; `gpuq doctor --rebuild`"):
+        Store(home.store)
+    assert not home.store.exists()
 
 
 def test_a_folder_in_its_place_is_refused(home: Home) -> None:

@@ -13,6 +13,7 @@ from scratch import scratch_folder
 
 from jobs.run_dir import Progress
 from scheduler.pausing import held
+from scheduler.process import Identity
 from scheduler.records import Attempt, Job
 from scheduler.states import LIVE, TRANSITIONS, Outcome, State
 from scheduler.store import Store
@@ -120,6 +121,21 @@ class Queue(RuleBasedStateMachine):
             self.store.place(job.id, MiB, prediction())
             self.end(job.id, Outcome.SUCCEEDED, requeue=False)
         assert not self.store.has_unfinished()
+
+    # -- who dispatches
+
+    @rule(pid=st.integers(1, 3))
+    def take_the_post(self, pid: int) -> None:
+        """Whoever died there before."""
+        self.store.register_dispatcher(Identity(pid, start_ticks=1, boot_id="a boot"))
+        assert self.store.dispatcher() == Identity(pid, start_ticks=1, boot_id="a boot")
+
+    @rule(only_if_idle=st.booleans())
+    def give_up_the_post(self, only_if_idle: bool) -> None:
+        if (holder := self.store.dispatcher()) is not None:
+            given_up = self.store.unregister_dispatcher(holder, only_if_idle=only_if_idle)
+            assert given_up == (not only_if_idle or not self.store.has_work())
+            assert (self.store.dispatcher() is None) == given_up
 
     # -- what holds all the time
 

@@ -38,6 +38,10 @@ ESTIMATOR = dedent(
         elif does == "crashes where others were":
             if number > 0:
                 os.kill(os.getpid(), signal.SIGSEGV)
+        elif does == "is killed once" or does == "is killed":
+            if does == "is killed" or not os.path.exists("killed"):
+                open("killed", "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
         elif does == "loops":
             os.kill(os.getpid(), signal.SIGXCPU)  # as the kernel does at the limit
         elif does == "hangs":
@@ -184,6 +188,21 @@ def test_one_crash_after_the_other_is_survived(trace: Callable[..., Known]) -> N
 def test_a_job_is_not_blamed_for_what_those_before_it_left_in_their_process(trace: Callable[..., Known]) -> None:
     known = trace("fine", "crashes where others were")
     assert traced_by(known, 2) != traced_by(known, 1)
+
+
+def test_a_job_whose_tracing_somebody_killed_is_traced_again(
+    trace: Callable[..., Known], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does when memory runs out, whoever took it."""
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(trace("is killed once")[1], Reply)
+
+
+def test_one_whose_tracing_is_killed_again_fails(
+    trace: Callable[..., Known], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert trace("is killed")[1] == Failed("is killed: tracing it ended its process by SIGKILL")
 
 
 def test_the_data_of_a_job_are_given_up_after_their_time(tracer: Tracer, clock: Clock) -> None:

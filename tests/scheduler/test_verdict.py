@@ -231,9 +231,34 @@ def test_a_job_is_lost_for_good_the_tenth_time_without_progress() -> None:
     assert verdict(ended(), earlier=history(*[Outcome.LOST] * (MAX_LOSSES_WITHOUT_PROGRESS - 2))).requeue
     assert verdict(ended(), earlier=history(*[Outcome.LOST] * (MAX_LOSSES_WITHOUT_PROGRESS - 1))) == Verdict(
         Outcome.LOST,
-        "its worker vanished with its parent process 10 times without progress",
+        "its worker vanished with its parent process (10 times without progress)",
         requeue=False,
     )
+
+
+DEVICE_LOST = Failure(kind="AcceleratorError", message="AcceleratorError: CUDA error: unknown error", of_device=True)
+
+
+def test_a_job_that_dies_of_the_device_is_queued_again_and_has_not_failed() -> None:
+    assert verdict(ended(exit_code=ExitCode.FAILED), DEVICE_LOST, earlier=history(Outcome.LOST)) == Verdict(
+        Outcome.LOST,
+        "the device failed: AcceleratorError: CUDA error: unknown error; goes on from its checkpoint",
+        requeue=True,
+    )
+
+
+def test_it_counts_even_if_the_process_then_falls_over_what_is_left_of_the_device() -> None:
+    assert verdict(ended(signal=signal.SIGABRT), DEVICE_LOST).outcome is Outcome.LOST
+
+
+def test_a_device_that_fails_a_job_each_time_ends_it_as_lost_with_the_reason() -> None:
+    last = verdict(
+        ended(exit_code=ExitCode.FAILED),
+        DEVICE_LOST,
+        earlier=history(*[Outcome.LOST] * (MAX_LOSSES_WITHOUT_PROGRESS - 1)),
+    )
+    reason = "the device failed: AcceleratorError: CUDA error: unknown error (10 times without progress)"
+    assert last == Verdict(Outcome.LOST, reason, requeue=False)
 
 
 def test_a_job_that_gets_further_each_time_survives_any_number_of_losses() -> None:

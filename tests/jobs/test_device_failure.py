@@ -1,0 +1,47 @@
+"""Which errors are the device's and which the job's own: torch's messages, with CUDA's words."""
+
+import pytest
+import torch
+
+from jobs.memory import is_device_failure, is_out_of_memory
+
+HINT = "\nCUDA kernel errors might be asynchronously reported at some other API call"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError(f"CUDA error: unspecified launch failure{HINT}"),
+        torch.AcceleratorError(f"CUDA error: uncorrectable ECC error encountered{HINT}"),
+        torch.AcceleratorError(f"CUDA error: unknown error{HINT}"),
+        RuntimeError("CUDA driver error: unknown error"),
+        RuntimeError("CUDA driver error: device not ready"),
+        RuntimeError("No CUDA GPUs are available"),
+        RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"),
+        RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"),
+    ],
+    ids=str,
+)
+def test_a_device_or_driver_that_has_gone_is_not_the_jobs_fault(error: RuntimeError) -> None:
+    assert is_device_failure(error)
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError(f"CUDA error: device-side assert triggered{HINT}"),
+        torch.AcceleratorError(f"CUDA error: an illegal memory access was encountered{HINT}"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (32x10 and 8x10)"),
+        ValueError("CUDA error: unknown error"),  # some network's own words
+    ],
+    ids=str,
+)
+def test_what_a_network_does_wrong_is(error: Exception) -> None:
+    assert not is_device_failure(error)
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA driver error: out of memory"])
+def test_memory_that_runs_out_beside_the_allocator_is_no_failure_of_the_device(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_device_failure(RuntimeError(said))
