@@ -8,7 +8,6 @@ import importlib
 import math
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,13 @@ import msgspec
 from augment.errors import NoRoomForDataError
 from jobs import largest_batch
 from jobs.errors import in_words
-from jobs.resident import import_cost, private_writable_bytes, resident_bytes, worker_modules
+from jobs.resident import (
+    ALL_WORKER_MODULES,
+    import_costs,
+    private_writable_bytes,
+    resident_bytes,
+    worker_modules,
+)
 from jobs.spec import JobSpec
 from jobs.trace_messages import Message, OutOfMemory, Reply, Request, Tracing
 from jobs.worker import die_with_parent
@@ -235,27 +240,18 @@ def cuda_components(traced: "Trace", context_bytes: int) -> dict[str, int]:
 
 def imports_bytes(spec: JobSpec) -> int:
     """Resident memory of a process that has imported what this job's worker imports."""
-    bare_bytes = _bare_bytes()
-    for module in ("jobs.train", "augment.operations"):  # most jobs need both: seen here, before the first trace
-        _import_cost(module)
-    return bare_bytes + sum(_import_cost(module) for module in worker_modules(spec))
+    bare_bytes, costs = _imports()
+    return bare_bytes + sum(costs[module] for module in worker_modules(spec))
 
 
 @cache
-def _bare_bytes() -> int:
-    return resident_bytes()
+def _imports() -> tuple[int, dict[str, int]]:
+    """Resident memory of this process before it imports what workers do, and what each of that adds.
 
-
-@cache
-def _import_cost(module: str) -> int:
-    """What importing a module adds to the resident memory of a process that trains.
-
-    Here that can be seen once, and only before the first trace: tracing imports parts of torchvision's needs.
+    It can be seen once, and only before the first trace: tracing imports most of what torchvision needs, which makes
+    torchvision itself cost little here; seen before, it costs a second that tracing then saves.
     """
-    if "jobs.trace" not in sys.modules:
-        return import_cost(module)
-    command = [sys.executable, "-P", "-m", "jobs.resident", "jobs.train", module]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return resident_bytes(), import_costs(ALL_WORKER_MODULES)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
-"""The resident memory of this process, and what a worker's has imported before it trains. Imports none of that.
-
-As a process, `python -P -m jobs.resident MODULE…`, it imports modules in order and prints what each has added.
-"""
+"""The resident memory of this process, and what a worker's has imported before it trains. Imports none of that."""
 
 import importlib
 import os
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from jobs.spec import JobSpec
@@ -26,13 +23,6 @@ def _statm_bytes(field: int) -> int:
     return int(Path("/proc/self/statm").read_text().split()[field]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def import_cost(module: str) -> int:
-    """What importing a module adds to the resident memory of this process: nothing if it is imported already."""
-    before = resident_bytes()
-    importlib.import_module(module)
-    return max(0, resident_bytes() - before)
-
-
 def worker_modules(spec: JobSpec) -> list[str]:
     """What a job's worker imports, as far as it takes memory; the estimator counts it, the worker begins with it."""
     modules = ["jobs.train"]
@@ -43,5 +33,14 @@ def worker_modules(spec: JobSpec) -> list[str]:
     return modules
 
 
-if __name__ == "__main__":
-    print(*(import_cost(module) for module in sys.argv[1:]))
+ALL_WORKER_MODULES = ("jobs.train", "augment.operations", "torchvision")
+
+
+def import_costs(modules: Iterable[str]) -> dict[str, int]:
+    """What importing each in turn adds to the resident memory of this process: nothing if it is imported already."""
+    costs = {}
+    for module in modules:
+        before = resident_bytes()
+        importlib.import_module(module)
+        costs[module] = max(0, resident_bytes() - before)
+    return costs

@@ -30,7 +30,7 @@ from jobs.diagnostics.survey import evaluation_batch_size
 from jobs.kernel_fakes import KernelFakeMode
 from jobs.optimizer import build_optimizer, forget_training
 from jobs.spec import JobSpec
-from jobs.step import STEPS_PER_CHUNK, Totals, chosen_chunk_size, evaluation_step, steps_to_peak, training_step
+from jobs.step import STEPS_PER_CHUNK, Totals, chosen_chunk_size, evaluation_step, training_step
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: str, workspace_bytes: int = 0) -> Trace:
-    """Trace the first steps of two chunks of an epoch and a batch of evaluation, as they run on `device`.
+    """Trace the first steps of a training, into its second chunk, and a batch of evaluation, as they run on `device`.
 
     `workspace_bytes` is what a library allocates at the first step, and keeps.
     Raises ModelError for a network that cannot be built, and whatever its forward raises.
@@ -201,7 +201,7 @@ def trace_landscape(network: nn.Module, batch: tuple[Tensor, Tensor], precision:
 
 
 def _first_batches_of_chunks(spec: JobSpec, train: ResidentSet, device: torch.device) -> Batches:
-    """The first batches of an epoch's first and second chunk; making the second is when the most is alive."""
+    """An epoch's first two batches and the first of its second chunk; making that is when the most is alive."""
     chunk_size = chosen_chunk_size(spec.data.chunk_size, device)
     steps_per_chunk = max(1, chunk_size // spec.train.batch_size)
     batches = train.training_batches(
@@ -211,10 +211,8 @@ def _first_batches_of_chunks(spec: JobSpec, train: ResidentSet, device: torch.de
         augment=policy(spec.data.augment, train.images.shape[-1]),
         chunk_size=chunk_size,
     )
-    steps = steps_to_peak(spec.data.chunk_size, spec.train.batch_size, device)
-    for step, batch in enumerate(islice(batches, steps)):
-        if step % steps_per_chunk < STEPS_PER_CHUNK:
-            yield batch
+    telling = (batch for step, batch in enumerate(batches) if step % steps_per_chunk < STEPS_PER_CHUNK)
+    yield from islice(telling, STEPS_PER_CHUNK + 1)
 
 
 def make_fake(network: nn.Module, mode: FakeTensorMode) -> None:
