@@ -8,10 +8,10 @@ more, for their first. Seconds by the clock, and of the CPU, which other program
 """
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -25,6 +25,7 @@ import psutil
 import models.registry
 from jobs.spec import DataSpec, JobSpec, ModelSpec, TrainSpec
 from jobs.trace_messages import Message, Reply, Request
+from scheduler.tracing import ESTIMATOR
 
 TORCHVISION = ("resnet50", "vit_b_16", "swin_t", "convnext_tiny", "vgg16", "efficientnet_b0")
 FIRST_RUNS = 3
@@ -52,7 +53,8 @@ def timed(specs: Iterable[JobSpec], cache: Path) -> list[dict[str, Any]]:
     rows = []
     began, cpu_before = time.perf_counter(), 0.0
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "jobs.estimator"],
+        ESTIMATOR,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},  # as scheduler.tracing_process
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jobs.spec import JobSpec
 
+ALL_WORKER_MODULES = ("jobs.train", "augment.operations", "torchvision")  # of which a worker needs `worker_modules`
+
 _RESIDENT, _DATA = 1, 5  # fields of /proc/self/statm (proc(5))
 
 
@@ -31,9 +33,6 @@ def worker_modules(spec: JobSpec) -> list[str]:
     if spec.model.name.startswith("torchvision:"):
         modules.append("torchvision")
     return modules
-
-
-ALL_WORKER_MODULES = ("jobs.train", "augment.operations", "torchvision")
 
 
 def import_costs(modules: Iterable[str]) -> dict[str, int]:

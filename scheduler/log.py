@@ -1,6 +1,5 @@
 """A job's log: what its worker prints, capped, so that no job can fill the disk. And logs on a disk that is full."""
 
-import logging
 import os
 from collections import deque
 from pathlib import Path
@@ -74,22 +73,6 @@ class CappedLog:
             dropped = len(self._tail.popleft())
             self._held -= dropped
             self._left_out += dropped
-
-
-class LossyHandler(logging.Handler):
-    """A line for each record, in a file."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        self._file = LossyFile(path)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._file.write(f"{self.format(record)}\n".encode(errors="replace"))
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
@@ -20,7 +21,7 @@ from scheduler.device import Device, choose_device
 from scheduler.dispatcher import TICK_S, Dispatcher
 from scheduler.errors import DispatcherRunningError
 from scheduler.home import Home
-from scheduler.log import LossyHandler
+from scheduler.log import LossyFile
 from scheduler.process import own_identity
 from scheduler.states import State
 from scheduler.store import Store
@@ -128,6 +129,22 @@ def _log_trouble(home: Home, error: Exception, *, was_full: bool) -> bool:
     elif not was_full:
         log.error("%s; the queue goes on when there is", disk.look(home).error or f"no room: {error}")
     return is_full
+
+
+class LossyHandler(logging.Handler):
+    """A line for each record, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._file = LossyFile(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.write(f"{self.format(record)}\n".encode(errors="replace"))
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager
