@@ -97,7 +97,8 @@ def plain_trace(spec: JobSpec) -> int:
 
     from jobs.optimizer import build_optimizer
     from jobs.step import Totals, training_step
-    from jobs.trace import StorageTrace, make_fake
+    from jobs.storages import StorageTrace
+    from jobs.trace import make_fake
 
     network = _network(spec)
     make_fake(network, mode := FakeTensorMode())

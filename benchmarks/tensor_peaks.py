@@ -87,7 +87,7 @@ def real_peak(spec: JobSpec, shape: "DataShape") -> int:
     from jobs.data import JobData, build_network
     from jobs.optimizer import build_optimizer
     from jobs.step import Totals, evaluation_step, training_step
-    from jobs.trace import StorageTrace
+    from jobs.storages import StorageTrace
 
     parts = train, validation, test = [_resident(count, shape) for count in (shape.train, shape.validation, shape.test)]
     data = JobData(spec, train, validation, test, shape.input_shape, shape.classes)

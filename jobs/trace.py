@@ -1,36 +1,33 @@
 """The memory of a job before it runs: the trainer's own step on fake tensors, every storage counted while it lives.
 
 A fake tensor has a size and no data, so a trace costs neither the memory nor the time of the real step
-(torch's FakeTensorMode, mended by `jobs.kernel_fakes`). It runs on fake CPU tensors whatever the device: fake CUDA
+(`jobs.tracing_mode`: torch's FakeTensorMode, mended and made faster). It runs on fake CPU tensors whatever the device: fake CUDA
 tensors need a GPU to go backward. For a GPU `jobs.cuda_semantics` has them cast, and keep, what CUDA's would.
 """
 
-import weakref
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 import models.registry
 from augment.policies import policy
 from augment.resident import Batches, ResidentSet, stored_as
-from jobs.allocator import Event, replay
+from jobs.allocator import replay
 from jobs.cuda_semantics import as_on_cuda
 from jobs.diagnostics.gradient_flow import GradientFlow
 from jobs.diagnostics.plane import Plane
 from jobs.diagnostics.survey import evaluation_batch_size
-from jobs.kernel_fakes import KernelFakeMode
 from jobs.optimizer import build_optimizer, forget_training
 from jobs.spec import JobSpec
 from jobs.step import STEPS_PER_CHUNK, Totals, chosen_chunk_size, evaluation_step, training_step
+from jobs.storages import Storages
+from jobs.tracing_mode import TracingMode
 
 
 @dataclass(frozen=True)
@@ -66,52 +63,6 @@ class Trace:
         return max(self.training_peak_bytes, self.augmentation_peak_bytes)
 
 
-class StorageTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that operations under it bring to life, until they die.
-
-    `events` tells each birth and death, in order, as `jobs.allocator.replay` takes them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live_bytes = 0
-        self.peak_bytes = 0
-        self.events: list[Event] = []
-        self._seen = WeakIdKeyDictionary()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.track(result)
-        return result
-
-    def track(self, tree: Any) -> None:
-        """Count the tensors in `tree` that were not born under this trace."""
-        for leaf in tree_leaves(tree):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        size = storage.nbytes()
-        if not size or storage in self._seen:
-            return
-        key = len(self.events)
-        self._seen[storage] = weakref.finalize(storage, self._forget, key, size)
-        self.events.append((key, size))
-        self.live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-
-    def _forget(self, key: int, size: int) -> None:
-        self.events.append((key, -size))
-        self.live_bytes -= size
-
-    def peak_since(self) -> int:
-        """The peak since the last call, which starts a new one."""
-        peak, self.peak_bytes = self.peak_bytes, self.live_bytes
-        return peak
-
-
 def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: str, workspace_bytes: int = 0) -> Trace:
     """Trace the first steps of a training, into its second chunk, and a batch of evaluation, as they run on `device`.
 
@@ -119,10 +70,10 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
     Raises ModelError for a network that cannot be built, and whatever its forward raises.
     """
     policy(spec.data.augment, shape.input_shape[-1])  # imported now, lest the constants of its library are traced
-    fake, memory = KernelFakeMode(), StorageTrace()
+    fake, memory = TracingMode(), Storages()
     network = _fake_network(spec, shape, fake)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    with fake, memory, _semantics(device):
+    with fake.counting(memory), _semantics(device):
         memory.track([*network.parameters(), *network.buffers()])
         parameters_bytes = memory.live_bytes
         train, validation, test = (_resident(images, shape) for images in (shape.train, shape.validation, shape.test))
@@ -164,7 +115,7 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
 def _fake_network(spec: JobSpec, shape: DataShape, fake: FakeTensorMode) -> nn.Module:
     """As `jobs.data.build_network` makes the real one. Made of fake tensors it costs no memory and draws no weights."""
     try:
-        with fake:
+        with fake, _no_redrawing():
             network = _network(spec, shape)
     except Exception:  # it reads a tensor while it is built, or cannot be built at all
         network = _network(spec, shape)
@@ -172,6 +123,20 @@ def _fake_network(spec: JobSpec, shape: DataShape, fake: FakeTensorMode) -> nn.M
     with fake:
         _replace_tensors(network, _channels_last)
     return network
+
+
+@contextmanager
+def _no_redrawing() -> Iterator[None]:
+    """Inside, no weights are drawn from a truncated normal distribution: until all of them lie within its bounds, which
+    fake ones never tell.
+    """
+    name = "_no_grad_trunc_normal_"  # what nn.init's function calls, however a network has imported it
+    drawing = getattr(nn.init, name)
+    setattr(nn.init, name, lambda tensor, *_args, **_kwargs: tensor)
+    try:
+        yield
+    finally:
+        setattr(nn.init, name, drawing)
 
 
 def _network(spec: JobSpec, shape: DataShape) -> nn.Module:

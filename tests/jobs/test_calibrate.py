@@ -2,9 +2,7 @@
 
 import gc
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +16,7 @@ from jobs import calibrate
 from jobs.allocator import replay
 from jobs.calibrate import Held, Message, Seen, Trouble, hold, see
 from jobs.errors import GpuqError
-from jobs.trace import StorageTrace
+from jobs.storages import StorageTrace
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda:0")
@@ -110,40 +108,44 @@ def test_a_gpu_that_torch_does_not_see_is_told_with_what_torch_is(
         see(GPU)
 
 
-SHOWING = """
-import jobs.calibrate as calibrate
-def hold(device, precision):
-    print("a library prints")
-    return calibrate.Held(reserved_bytes=7, workspace_bytes=3)
-calibrate.hold = hold
-calibrate.main("cpu", "fp32")
-"""
+AS_A_PROCESS = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # whose end closes its output
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has said what there is to say, and whose standard input is open."""
-    command = [sys.executable, "-P", "-c", SHOWING]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as started:
-        yield started
-        started.kill()
+class StandardInput:
+    """Somebody's open pipe: notes what was said until it is read, then ends."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+        self.buffer = self
+        self.said_before: tuple[Message, ...] = ()
+
+    def read(self) -> bytes:
+        self.said_before = said(self._capfd)
+        return b""
 
 
-def test_the_process_says_what_it_sees_and_holds_and_then_waits(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdout is not None
-    assert process.stdin is not None
-    seen, held = (msgspec.json.decode(process.stdout.readline(), type=Message) for _ in range(2))
-    assert seen == Seen(name="the CPU", torch=torch.__version__, cudnn=None)
-    assert held == Held(reserved_bytes=7, workspace_bytes=3)
-    assert os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    process.stdin.close()
-    assert process.wait(timeout=60) == 0
+def said(capfd: pytest.CaptureFixture[str]) -> tuple[Message, ...]:
+    return tuple(msgspec.json.decode(line, type=Message) for line in capfd.readouterr().out.splitlines())
 
 
-def test_a_device_that_is_none_is_one_line() -> None:
-    command = [sys.executable, "-P", "-m", "jobs.calibrate", "toaster"]
-    said = subprocess.run(command, capture_output=True, check=True).stdout
-    message = msgspec.json.decode(said, type=Message)
+@AS_A_PROCESS
+def test_it_says_what_it_sees_and_holds_whatever_a_library_prints_and_then_waits(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def holding(_device: torch.device, _precision: str) -> Held:
+        os.write(1, b"a library prints\n")
+        return Held(reserved_bytes=7, workspace_bytes=3)
+
+    monkeypatch.setattr(calibrate, "hold", holding)
+    monkeypatch.setattr(sys, "stdin", pipe := StandardInput(capfd))
+    calibrate.main("cpu", "fp32")
+    seen = Seen(name="the CPU", torch=torch.__version__, cudnn=None)
+    assert pipe.said_before == (seen, Held(reserved_bytes=7, workspace_bytes=3))
+
+
+@AS_A_PROCESS
+def test_a_device_that_is_none_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    calibrate.main("toaster")
+    (message,) = said(capfd)
     assert isinstance(message, Trouble)
     assert message.reason.startswith("RuntimeError: Expected one of")

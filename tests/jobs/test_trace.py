@@ -1,13 +1,13 @@
 """The memory of a job before it runs: what is traced without data equals what the same job really holds."""
 
 import dataclasses
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import BATCH, CHUNK, job, user_job
+from torch import nn
 
 import models.registry
 from augment.policies import Policy, policy
@@ -17,7 +17,8 @@ from jobs.estimator import cpu_components, cuda_components
 from jobs.optimizer import build_optimizer
 from jobs.spec import Adam, AdamW, JobSpec, Optimizer, Sgd
 from jobs.step import Totals, chosen_chunk_size, evaluation_step, training_step
-from jobs.trace import DataShape, StorageTrace, Trace, size_of, trace_job
+from jobs.storages import StorageTrace
+from jobs.trace import DataShape, Trace, size_of, trace_job
 from models.errors import ModelError
 
 CPU = torch.device("cpu")
@@ -35,6 +36,20 @@ def normed(classes, channels):
         nn.Conv2d(channels, 16, 3, padding=1), nn.GroupNorm(1, 16), nn.GELU(), nn.Conv2d(16, 16, 3, padding=1),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes),
     )
+"""
+DRAWN = """
+from torch import nn
+from torch.nn.init import trunc_normal_
+
+
+def drawn(classes, channels):
+    wide = nn.Linear(channels * 32 * 32, 1 << 29)
+    trunc_normal_(wide.weight, std=0.02)
+    return nn.Sequential(nn.Flatten(), wide, nn.Linear(1 << 29, classes))
+
+
+def failing(classes, channels):
+    raise RuntimeError("not today")
 """
 PAIRS = [
     ("baseline-130k", "sgd"),
@@ -175,6 +190,15 @@ def test_a_trace_takes_no_memory_for_what_it_counts() -> None:
     assert one.training_peak_bytes > 10**12
 
 
+def test_nor_does_drawing_weights_until_they_lie_within_bounds(tmp_path: Path) -> None:
+    (file := tmp_path / "drawn.py").write_text(DRAWN)
+    drawing = nn.init._no_grad_trunc_normal_  # type: ignore[attr-defined]
+    assert traced(user_job(file, "drawn")).parameters > 10**12
+    with pytest.raises(ModelError, match="not today"):
+        traced(user_job(file, "failing"))
+    assert nn.init._no_grad_trunc_normal_ is drawing  # type: ignore[attr-defined]
+
+
 def test_a_trace_does_not_depend_on_how_often_it_is_made() -> None:
     spec = network_job("resv1")
     assert traced(spec) == traced(spec)
@@ -221,45 +245,6 @@ class TestCuda:
         before = trace_job(spec, SHAPE, CPU, "bf16")
         trace_job(spec, SHAPE, CUDA, "bf16")
         assert trace_job(spec, SHAPE, CPU, "bf16") == before
-
-
-class TestStorages:
-    def test_views_are_counted_once(self) -> None:
-        with StorageTrace() as memory:
-            one = torch.zeros(10)
-            views = [one[2:], one.view(5, 2), one.t()]
-        assert memory.live_bytes == 40
-        assert len(views) == 3
-
-    def test_what_died_is_no_longer_live_but_was_in_the_peak(self) -> None:
-        with StorageTrace() as memory:
-            one = torch.zeros(10)
-            del one
-            two = torch.zeros(5)
-        assert (memory.live_bytes, memory.peak_bytes) == (20, 40)
-        del two
-        assert memory.live_bytes == 0
-
-    def test_births_and_deaths_are_told_in_order(self) -> None:
-        with StorageTrace() as memory:
-            one = torch.zeros(10)
-            two = torch.zeros(5)
-            del one
-        (first, second, third) = memory.events
-        assert [size for _, size in memory.events] == [40, two.nbytes, -40]
-        assert first[0] == third[0] != second[0]
-
-    def test_events_and_peak_agree(self) -> None:
-        memory = real_memory(network_job("baseline-130k"))
-        assert max(accumulate(size for _, size in memory.events)) == memory.peak_bytes
-
-    def test_a_peak_is_told_since_the_last_question(self) -> None:
-        with StorageTrace() as memory:
-            one = torch.zeros(10)
-            del one
-            kept = torch.zeros(5)
-            assert memory.peak_since() == 40
-            assert memory.peak_since() == kept.nbytes
 
 
 def test_components_on_the_cpu_sum_to_more_than_the_tensors_and_none_is_negative() -> None:
