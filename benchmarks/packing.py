@@ -11,6 +11,8 @@ those of an earlier result. What is simulated, and so an assumption rather than 
 - How long a job takes is the study's average for its kind (bottlenecks 22.6 minutes, residual 55; the plain networks,
   of which it says nothing, as bottlenecks), ± 20 % uniform. Jobs do not slow each other down.
 - A job that needs more than its reservation ends after a minute, and comes again with half as much again.
+- What a job gives back, it gives back after the second of its 200 epochs, an epoch taking its share of the job's time:
+  its peak has then settled, and 2 % are left to it beyond (`jobs.surplus`). One that has run out of memory keeps all.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import harness
 from configurations import as_toml
 from harness import MiB
 
+from jobs.surplus import GROWTH
 from scheduler.estimate import OUT_OF_MEMORY_GROWTH, PRIOR_MARGINS, Basis
 from scheduler.margin import learned
 from scheduler.placement import Candidate, Capacity, Resident, plan
@@ -38,6 +41,7 @@ POLICIES = ("none", "easy", "hard2", "hard3")
 RESIDUAL = ("resv1", "hwyv2")
 MINUTES, RESIDUAL_MINUTES = 22.6, 55.0  # REFERENCE: the block study's training times
 FAILING_MINUTES = 1.0
+SETTLED_SHARE = 2 / 200  # of its epochs, after which a job gives back
 DEVIATIONS = (0.022, 0.05)
 PAST_JOBS = 60
 SIZES = (12, 24)  # GB, as sellers count
@@ -89,25 +93,31 @@ def equal_part(_job: Simulated, run: "Simulation") -> int:
 
 @dataclass(frozen=True)
 class Packer:
-    """Who decides what starts: what each job is given, how many run at most, how many jobs it has learned from."""
+    """Who decides what starts: what each job is given, how many run at most, how many jobs it has learned from.
+
+    Its jobs may give back what they do not need, once they have shown that.
+    """
 
     name: str
     reserve: Reserve
     most: int | None = None
     past_jobs: int = 0
+    gives_back: bool = False
 
 
 PACKERS = (
     Packer("oracle", true_need),
-    Packer("gpuq, on a new machine", estimate_and_margin),
-    Packer(f"gpuq, {PAST_JOBS} jobs later", estimate_and_margin, past_jobs=PAST_JOBS),
+    Packer("gpuq, on a new machine", estimate_and_margin, gives_back=True),
+    Packer(f"gpuq, {PAST_JOBS} jobs later", estimate_and_margin, past_jobs=PAST_JOBS, gives_back=True),
+    Packer("on a new machine, nothing given back", estimate_and_margin),
+    Packer(f"{PAST_JOBS} jobs later, nothing given back", estimate_and_margin, past_jobs=PAST_JOBS),
     Packer("cap of 4", estimate_and_margin, most=4),
     Packer("equal split", equal_part),
 )
 
 
 class Simulation:
-    """A batch on a device, from one start or end of a job to the next. Placements are gpuq's own (`placement.plan`)."""
+    """A batch on a device, from one event of a job to the next. Placements are gpuq's own (`placement.plan`)."""
 
     def __init__(self, jobs: Sequence[Simulated], budget_bytes: int, packer: Packer, past: Sequence[float]) -> None:
         """`past` are ratios of true to estimated bytes of earlier jobs."""
@@ -116,7 +126,7 @@ class Simulation:
         self.exceeded: dict[int, int] = {}  # the reservation of a job's next attempt, where one was not enough
         self.queued = {job.id: job for job in jobs}
         self.running: dict[int, int] = {}  # reservations
-        self.ends: list[tuple[float, int]] = []
+        self.events: list[tuple[float, int, bool]] = []  # (minute, job, whether it ends there, or gives back)
         self.known = {job.id: job for job in jobs}
         self.result = Run()
 
@@ -128,8 +138,11 @@ class Simulation:
             self.result.could_have.append(self._oracle_more())
             used = sum(min(self.known[one].true_bytes, held) for one, held in self.running.items())
             self.result.most_used_bytes = max(self.result.most_used_bytes, used)
-            now, ended = heapq.heappop(self.ends)
-            self._end(ended)
+            now, job_id, ends = heapq.heappop(self.events)
+            if ends:
+                self._end(job_id)
+            else:
+                self._give_back(job_id)
         self.result.at_once.append((now, 0, 0))
         return self.result
 
@@ -140,7 +153,9 @@ class Simulation:
             job = self.queued.pop(job_id)
             self.running[job_id] = held
             fails = job.true_bytes > held
-            heapq.heappush(self.ends, (now + (FAILING_MINUTES if fails else job.minutes), job_id))
+            heapq.heappush(self.events, (now + (FAILING_MINUTES if fails else job.minutes), job_id, True))
+            if self.packer.gives_back and not fails and job_id not in self.exceeded:
+                heapq.heappush(self.events, (now + SETTLED_SHARE * job.minutes, job_id, False))
 
     def _placed(self, wanted: Mapping[int, int], held: Mapping[int, int]) -> list[tuple[int, int]]:
         """Who starts, and with how much."""
@@ -153,6 +168,10 @@ class Simulation:
         """How many of the waiting jobs fit beside the running ones, were all true needs known."""
         wanted = {one: job.true_bytes for one, job in self.queued.items()}
         return len(self._placed(wanted, {one: self.known[one].true_bytes for one in self.running}))
+
+    def _give_back(self, job_id: int) -> None:
+        left = math.ceil(self.known[job_id].true_bytes * (1 + GROWTH["cuda"]))
+        self.running[job_id] = min(left, self.running[job_id])
 
     def _end(self, job_id: int) -> None:
         job, held = self.known[job_id], self.running.pop(job_id)

@@ -58,6 +58,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     probe: bool = False  # train only until the memory's peak is known, alone on the device
     first_counted: int = 1  # the first attempt since a person last had the job tried again
     hang_s: float | None = None  # how long it may show no progress: see scheduler.pulse; None: for ever
+    gives_back: bool = False  # what it does not need of its reservation, once it has shown its peak
 
 
 class ProcessRecord(Struct, frozen=True, kw_only=True):
@@ -71,12 +72,18 @@ class ProcessRecord(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """What a worker says once its data and network are in place and training begins."""
+    """What a worker says once its data and network are in place and training begins, and again when it gives back."""
 
     parameters: int
     resumed_from_step: int
     steps: int | None = None  # of the whole training; a gpuq of schema 1 did not tell
     elapsed_s: float = 0.0  # training time of the earlier attempts
+    reservation_bytes: int | None = None  # what it is held to since it gave back the rest; None: to all of it
+
+    def left_of(self, reservation_bytes: int) -> int:
+        """What the attempt still holds of its reservation, never more than that."""
+        left = self.reservation_bytes
+        return reservation_bytes if left is None else min(left, reservation_bytes)
 
 
 class Failure(Struct, frozen=True, kw_only=True):

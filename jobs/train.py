@@ -35,7 +35,8 @@ from jobs.run_dir import (
     write_record,
 )
 from jobs.spec import JobSpec
-from jobs.step import Totals, training_step
+from jobs.step import Totals, steps_to_peak, training_step
+from jobs.surplus import Surplus
 
 
 class TimeUp(Exception):  # noqa: N818 — not an error, as StopRequested is none
@@ -47,7 +48,8 @@ class Surroundings:
     """What a training takes from outside: where it runs, where it writes, who may stop it, what time it is.
 
     `counted_from_s` is the training time from which the job's time limit counts; None: from this attempt's start on.
-    `on_progress` is called after each step and each batch of an evaluation. Whatever is written waits for `room`.
+    `on_progress` is called after each step and each batch of an evaluation. Whatever is written waits for `room`. Of
+    `reservation_bytes` it gives back what it turns out not to need; None: it keeps all that it has.
     """
 
     device: torch.device
@@ -61,6 +63,7 @@ class Surroundings:
     clock: Callable[[], float] = time.monotonic
     counted_from_s: float | None = None
     on_progress: Callable[[], None] = lambda: None
+    reservation_bytes: int | None = None
 
 
 class Trainer:
@@ -77,6 +80,7 @@ class Trainer:
         self.flow = GradientFlow(self.network) if spec.diagnostics.gradient_flow else None
         self.position = Position()
         self.checkpoint = Due(spec.train.checkpoint_interval, self.data.steps_per_epoch, self._now)
+        self.surplus = self._surplus()
         self.started = 0.0  # by the clock, had all attempts been one
         self.time_up_s = math.inf  # of training
 
@@ -94,10 +98,19 @@ class Trainer:
             self._evaluated(lr, images, began)
             if self.checkpoint.is_due(self.position.step) or self._is_over():
                 self._save_checkpoint()
+            self._give_back()
         result = self._test()
         if self.spec.diagnostics.landscape:
             self._survey()
         return result
+
+    def _surplus(self) -> Surplus | None:
+        """None where nothing is to be given back: a landscape to come may take more than all before it."""
+        spec, around = self.spec, self.around
+        if around.reservation_bytes is None or spec.diagnostics.landscape:
+            return None
+        enough = steps_to_peak(spec.data.chunk_size, spec.train.batch_size, around.device)
+        return Surplus(around.device, around.reservation_bytes, around.context_bytes, enough)
 
     def _resume(self) -> None:
         files, room = self.around.files, self.around.room
@@ -108,13 +121,13 @@ class Trainer:
         self.started = self._now() - so_far_s
         if (limit_s := self.spec.limits.time_s) is not None:
             self.time_up_s = limit_s + (so_far_s if counted_from_s is None else counted_from_s)
-        progress = Progress(
+        self.progress = Progress(
             parameters=self._parameters(),
             resumed_from_step=self.position.step,
             steps=self.length.steps,
             elapsed_s=so_far_s,
         )
-        room(write_record, self.around.attempt.progress, progress)
+        room(write_record, self.around.attempt.progress, self.progress)
         self.around.on_progress()
 
     def _train(self, until: int) -> float:
@@ -226,6 +239,15 @@ class Trainer:
         if bad_step is not None:
             raise TrainingError(f"the loss on images held out is not finite after {self.position.step} steps")
         return loss, accuracy
+
+    def _give_back(self) -> None:
+        """Say what is left of the reservation once it is lowered, and not before: others are given the rest."""
+        if self.surplus is None:
+            return
+        left = self.surplus.give_back(self.position.step - self.progress.resumed_from_step)
+        if left is not None:
+            self.progress = replace(self.progress, reservation_bytes=left)
+            self.around.room(write_record, self.around.attempt.progress, self.progress)
 
     def _test(self) -> Result:
         """Measure the weights that did best on validation on the test part."""

@@ -97,6 +97,7 @@ def run_attempt(
             should_stop=_at_its_peak(spec, device, should_stop) if launch.probe else should_stop,
             room=room,
             counted_from_s=_counted_from_s(files, range(launch.first_counted, launch.number)),
+            reservation_bytes=launch.reservation_bytes if launch.gives_back else None,
             on_progress=heartbeat,
         )
         trainer = Trainer(spec, around)

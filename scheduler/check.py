@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from jobs.errors import GpuqError
 from jobs.estimator import CPU_TRAINING_BYTES
-from jobs.run_dir import Peak, read_record
+from jobs.run_dir import Launch, Peak, read_record, read_whole
 from jobs.units import format_bytes
 from scheduler.home import Home
 from scheduler.records import Attempt, Job
@@ -32,7 +32,8 @@ class Check(Struct, frozen=True, kw_only=True):
     device: str
     basis: str
     estimate_bytes: int
-    reservation_bytes: int
+    reservation_bytes: int  # that it was placed with
+    left_bytes: int  # of the reservation, if it gave back the rest
     used_bytes: int  # at least, of one that ran out of memory
     error: float  # of the estimate, as a share of what was used
     parts: list[Part]
@@ -45,7 +46,8 @@ def check_job(home: Home, job_id: int) -> Check:
     attempt = telling(store.attempts(job_id))
     if attempt is None:
         raise GpuqError(f"job {job_id} {job.name} has not run yet: there is nothing to compare its estimate with")
-    return compared(job, attempt, read_record(home.run_dir(job_id).attempt(attempt.number).peak, Peak))
+    files = home.run_dir(job_id).attempt(attempt.number)
+    return compared(job, attempt, read_record(files.peak, Peak), read_whole(files.launch, Launch))
 
 
 def telling(attempts: Sequence[Attempt]) -> Attempt | None:
@@ -54,7 +56,7 @@ def telling(attempts: Sequence[Attempt]) -> Attempt | None:
     return next((attempt for attempt in reversed(known) if attempt.shows_peak), known[-1] if known else None)
 
 
-def compared(job: Job, attempt: Attempt, peak: Peak | None) -> Check:
+def compared(job: Job, attempt: Attempt, peak: Peak | None, launch: Launch | None = None) -> Check:
     """What was estimated of an attempt beside what it used; `peak` is its worker's own report, if it left one."""
     assert attempt.peak_bytes is not None
     components = {} if job.estimate is None else job.estimate.components
@@ -67,7 +69,8 @@ def compared(job: Job, attempt: Attempt, peak: Peak | None) -> Check:
         device=attempt.device_name,
         basis=attempt.basis,
         estimate_bytes=attempt.predicted_bytes,
-        reservation_bytes=attempt.reservation_bytes,
+        reservation_bytes=attempt.reservation_bytes if launch is None else launch.reservation_bytes,
+        left_bytes=attempt.reservation_bytes,
         used_bytes=attempt.peak_bytes,
         error=attempt.predicted_bytes / attempt.peak_bytes - 1,
         parts=[] if peak is None else parts(components, peak),
@@ -142,6 +145,8 @@ def _size(count: int | None) -> str:
 def conclusion(check: Check) -> str:
     """How the reservation did."""
     reservation = f"the estimate was {check.basis}, the reservation {format_bytes(check.reservation_bytes)}"
+    if check.left_bytes < check.reservation_bytes:
+        reservation += f" ({format_bytes(check.left_bytes)} in the end)"
     if check.outcome == Outcome.OUT_OF_MEMORY:
         return f"{reservation}: not enough, it used at least {format_bytes(check.used_bytes)}"
     if check.used_bytes > check.reservation_bytes:

@@ -155,7 +155,7 @@ class Dispatcher:
         ended = self._supervisor.poll(files)  # before the rest: what it wrote before it ended is then all there
         if ended is None and (self.stopping or live.job.wish is not None or self._pauses_live()):
             self._supervisor.stop(files)
-        self._note_start(live)
+        self._note_progress(live)
         self._ingest_metrics(live)
         if ended is not None:
             self._end(live, ended)
@@ -164,14 +164,18 @@ class Dispatcher:
         pause = self._store.queue_pause()
         return pause is not None and not pause.running_go_on
 
-    def _note_start(self, live: Live) -> None:
+    def _note_progress(self, live: Live) -> None:
+        """Who the worker is, that it has begun to train, and what it has given back of its reservation."""
         job, attempt = live.job, live.attempt
         if attempt.pid is None and (pid := self._supervisor.worker_pid(live.attempt_files)) is not None:
             self._store.set_pid(job.id, attempt.number, pid)
+        progress = read_whole(live.attempt_files.progress, Progress)
+        if progress is None:
+            return
         if job.state is State.STARTING:
-            progress = read_whole(live.attempt_files.progress, Progress)
-            if progress is not None:
-                self._store.mark_running(job.id, attempt.number, progress)
+            self._store.mark_running(job.id, attempt.number, progress)
+        if (left := progress.left_of(attempt.reservation_bytes)) < attempt.reservation_bytes:
+            self._store.lower_reservation(job.id, attempt.number, left)
 
     def _ingest_metrics(self, live: Live) -> None:
         """Lines are read anew when the file has grown; an attempt's first reading takes all there are."""
@@ -347,6 +351,7 @@ class Dispatcher:
             probe=estimate.basis is Basis.PROBED,
             first_counted=job.forgiven_attempts + 1,
             hang_s=job.spec.limits.hang_s,
+            gives_back=self._exceeded_bytes(job) is None,  # else giving back may have been why it ran out
         )
         self._supervisor.start(files, launch)
         log.info("job %d attempt %d: started with %s", job.id, number, format_bytes(placement.reservation_bytes))

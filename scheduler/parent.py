@@ -26,9 +26,11 @@ from jobs.run_dir import (
     KilledFor,
     Launch,
     ProcessRecord,
+    Progress,
     RunDir,
     open_private,
     read_record,
+    read_whole,
     write_record,
 )
 from jobs.units import format_duration
@@ -111,7 +113,7 @@ class Watch:
 
     def _enforce(self) -> None:
         """Kill a worker that outgrew its reservation, or its grace time; ask one that hangs to stop."""
-        limit = self.launch.resident_limit_bytes
+        limit = self._limit_bytes()
         if limit is not None and resident_bytes(self.worker.pid) > limit:
             self._kill(KilledFor.MEMORY)
         asked = self.stop_asked_at
@@ -119,6 +121,14 @@ class Watch:
             self._check_progress()
         elif time.monotonic() - asked > self.launch.grace_s:
             self._kill(KilledFor.GRACE if self.hung_s is None else KilledFor.HANG)
+
+    def _limit_bytes(self) -> int | None:
+        """What the worker is held to; looked up each time, so that what it says to have given back counts at once."""
+        limit = self.launch.resident_limit_bytes
+        if limit is None:
+            return None
+        progress = read_whole(self.attempt.progress, Progress)
+        return limit if progress is None else progress.left_of(limit)
 
     def _check_progress(self) -> None:
         """Ask a worker that hangs to stop. Sleep of the machine is no time on Linux's monotonic clock."""

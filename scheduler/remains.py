@@ -122,7 +122,7 @@ def _progress(
     if attempts:
         last = files.attempt(attempts[-1].number)
         launch, progress = read_whole(last.launch, Launch), read_whole(last.progress, Progress)
-        row["reservation_bytes"] = attempts[-1].reservation_bytes
+        row["reservation_bytes"] = 0 if launch is None else launch.reservation_bytes
         row["forgiven_attempts"] = 0 if launch is None else launch.first_counted - 1
         if progress is not None:
             row |= {"parameters": progress.parameters, "steps": progress.steps}
@@ -153,6 +153,7 @@ def _attempt(job_id: int, number: int, files: AttemptFiles, launch: Launch | Non
     """An attempt of which is not known what was predicted: it is no measurement."""
     progress, peak = read_whole(files.progress, Progress), read_whole(files.peak, Peak)
     processes = read_whole(files.process, ProcessRecord)
+    reservation_bytes = 0 if launch is None else launch.reservation_bytes
     return Attempt(
         job_id=job_id,
         number=number,
@@ -161,7 +162,7 @@ def _attempt(job_id: int, number: int, files: AttemptFiles, launch: Launch | Non
         device_name="",
         predicted_bytes=0,
         basis=Basis.PROBED if launch is not None and launch.probe else Basis.MODELLED,
-        reservation_bytes=0 if launch is None else launch.reservation_bytes,
+        reservation_bytes=reservation_bytes if progress is None else progress.left_of(reservation_bytes),
         started_at=ended.started_at,
         ended_at=ended.ended_at,
         outcome=None,

@@ -177,7 +177,7 @@ def _facts(job: JobReport) -> list[tuple[str, str]]:
         ("best validation accuracy", _percent(job.best_validation_accuracy)),
         ("test accuracy", _percent(job.test_accuracy)),
         ("memory estimate", _estimate_text(job)),
-        ("memory reserved", None if job.reservation_bytes is None else format_bytes(job.reservation_bytes)),
+        ("memory reserved", _reserved_text(job)),
         ("memory peak", None if job.peak_bytes is None else format_bytes(job.peak_bytes)),
         ("elapsed", None if job.elapsed_s is None else format_duration(job.elapsed_s)),
         ("left", None if job.eta_s is None else format_duration(job.eta_s)),
@@ -195,6 +195,15 @@ def _for_terminal(line: str) -> str:
 
 def _estimate_text(job: JobReport) -> str | None:
     return None if job.estimate_bytes is None else f"{format_bytes(job.estimate_bytes)} ({job.estimate_basis})"
+
+
+def _reserved_text(job: JobReport) -> str | None:
+    """What the live or last attempt holds, and with what it began if it has given back the rest."""
+    if job.reservation_bytes is None:
+        return None
+    held = job.attempts[-1].reservation_bytes if job.attempts else job.reservation_bytes
+    at_first = f" ({format_bytes(job.reservation_bytes)} at first)" if held < job.reservation_bytes else ""
+    return format_bytes(held) + at_first
 
 
 def _attempt_table(job: JobReport) -> Table:

@@ -16,7 +16,7 @@ CREATE TABLE jobs (
     finished_at              TEXT,
     forgiven_attempts        INTEGER NOT NULL DEFAULT 0,  -- those up to here, from 1, no longer count: retried since
     estimate                 TEXT,               -- scheduler.estimate.Estimate as JSON
-    reservation_bytes        INTEGER,            -- of the live or last attempt
+    reservation_bytes        INTEGER,            -- that the live or last attempt was placed with
     parameters               INTEGER,
     epoch                    INTEGER NOT NULL DEFAULT 0,  -- of the last line of metrics
     step                     INTEGER NOT NULL DEFAULT 0,  -- likewise
@@ -48,7 +48,7 @@ CREATE TABLE attempts (
     device_name       TEXT NOT NULL,
     predicted_bytes   INTEGER NOT NULL,          -- without the margin
     basis             TEXT NOT NULL,             -- of the prediction
-    reservation_bytes INTEGER NOT NULL,
+    reservation_bytes INTEGER NOT NULL,          -- less than it was placed with once it has given back the rest
     started_at        TEXT NOT NULL,
     ended_at          TEXT,
     outcome           TEXT,                      -- set exactly when ended
@@ -104,7 +104,7 @@ CREATE TABLE events (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: the breaker counts from one on
     at      TEXT NOT NULL,
     job_id  INTEGER NOT NULL REFERENCES jobs (id),
-    kind    TEXT NOT NULL,                       -- submitted, placed, running, requeued, finished, retried, paused, …
+    kind    TEXT NOT NULL,                       -- submitted, placed, running, gave back, requeued, finished, retried, …
     detail  TEXT
 );
 CREATE INDEX events_by_job ON events (job_id);

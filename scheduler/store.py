@@ -237,6 +237,17 @@ class Store(Wishes):
                     (progress.resumed_from_step, job_id, number),
                 )
 
+    def lower_reservation(self, job_id: int, number: int, reservation_bytes: int) -> None:
+        """A live attempt's worker has given back all but this. What it was placed with stays with its job."""
+        with self._transaction():
+            lowered = self._db.execute(
+                "UPDATE attempts SET reservation_bytes = ? "
+                "WHERE job_id = ? AND number = ? AND ended_at IS NULL AND reservation_bytes > ?",
+                (reservation_bytes, job_id, number, reservation_bytes),
+            )
+            if lowered.rowcount:
+                self._event(job_id, "gave back", str(reservation_bytes))
+
     def record_metrics(self, job_id: int, number: int, lines: Sequence[Metrics], eta_s: float | None) -> None:
         """Take over the lines of `metrics.jsonl` that are new; a resumed job's replace those it repeats."""
         last = lines[-1]

@@ -45,6 +45,11 @@ def exit_code(files: RunDir) -> int:
     return subprocess.run(command(files), cwd=files.path, timeout=DEADLINE_S, check=False).returncode
 
 
+def attempt_here(files: RunDir, cache_dir: Path) -> int:
+    """The exit code of an attempt in this process."""
+    return run_attempt(files.read_spec(), files, files.attempt(1), launch(cache_dir), lambda: False)
+
+
 def failure(files: RunDir) -> Failure:
     record = read_record(files.attempt(1).failure, Failure)
     assert record is not None
@@ -65,7 +70,7 @@ class TestProcess:
         assert exit_code(files) == ExitCode.STOPPED
         assert saved(files.last_checkpoint)["position"]["step"] == STEPS + 2  # the step at hand was finished
         assert not files.result.exists()
-        assert exit_code(files) == ExitCode.SUCCEEDED
+        assert attempt_here(files, cache_dir) == ExitCode.SUCCEEDED
         reference = RunDir(tmp_path / "reference")  # the marker is there: this one is not asked
         assert read_record(files.result, Result) == train(files.read_spec(), reference.path, cache_dir)
         assert learned(files) == learned(reference)
@@ -73,21 +78,6 @@ class TestProcess:
         peak = read_record(files.attempt(1).peak, Peak)
         assert peak is not None
         assert peak.peak_bytes > 100 * 2**20  # torch alone is that much
-
-    def test_data_that_is_missing_is_refused_by_name(
-        self, tmp_path: Path, prepared: Callable[[JobSpec], RunDir]
-    ) -> None:
-        files = prepared(job_without_data(tmp_path))
-        assert exit_code(files) == ExitCode.REFUSED
-        assert failure(files).kind == "ImageFolderError"
-        assert str(tmp_path / "nowhere") in failure(files).message
-
-    def test_memory_that_runs_out_has_an_exit_code_of_its_own(
-        self, user_file: Path, prepared: Callable[[JobSpec], RunDir]
-    ) -> None:
-        files = prepared(user_job(user_file, "Raising", options={"error": "OutOfMemoryError"}))
-        assert exit_code(files) == ExitCode.OUT_OF_MEMORY
-        assert failure(files).kind == "OutOfMemoryError"
 
     def test_it_dies_with_its_parent(self, user_file: Path, prepared: Callable[[JobSpec], RunDir]) -> None:
         files = prepared(user_job(user_file, "printing", epochs=10**6, checkpoint_every="1h"))
@@ -114,6 +104,12 @@ ENDS = {
         ExitCode.FAILED,
         "RuntimeError: CUDA error: unknown error",
     ),
+    "no memory on a GPU": (
+        "Raising",
+        {"error": "OutOfMemoryError"},
+        ExitCode.OUT_OF_MEMORY,
+        "OutOfMemoryError: CUDA out of memory",
+    ),
     "no memory for Python": ("Raising", {"error": "MemoryError"}, ExitCode.OUT_OF_MEMORY, "MemoryError"),
     "no memory for a tensor": ("Raising", {"error": "allocator"}, ExitCode.OUT_OF_MEMORY, "can't allocate memory"),
     "a network that cannot be built": ("unbuildable", {}, ExitCode.REFUSED, "no such thing"),
@@ -136,7 +132,7 @@ class TestEnds:
     ) -> None:
         files = prepared(user_job(user_file, function, options=options, epochs=1))
         attempt = files.attempt(1)
-        assert run_attempt(files.read_spec(), files, attempt, launch(cache_dir), lambda: False) == code
+        assert attempt_here(files, cache_dir) == code
         assert files.result.exists() == (code == ExitCode.SUCCEEDED)
         assert read_record(attempt.peak, Peak) is not None
         said = read_record(attempt.failure, Failure)
@@ -148,11 +144,19 @@ class TestEnds:
             assert len(said.message.splitlines()) == 1
             assert said.of_device == (options == {"error": "device"})
 
+    def test_data_that_are_missing_are_refused_by_name(
+        self, tmp_path: Path, cache_dir: Path, prepared: Callable[[JobSpec], RunDir]
+    ) -> None:
+        files = prepared(job_without_data(tmp_path))
+        assert attempt_here(files, cache_dir) == ExitCode.REFUSED
+        assert failure(files).kind == "ImageFolderError"
+        assert str(tmp_path / "nowhere") in failure(files).message
+
     def test_the_peak_comes_with_what_the_process_held_on_the_way(
         self, user_file: Path, cache_dir: Path, prepared: Callable[[JobSpec], RunDir]
     ) -> None:
         files = prepared(user_job(user_file, "small", epochs=1))
-        run_attempt(files.read_spec(), files, files.attempt(1), launch(cache_dir), lambda: False)
+        attempt_here(files, cache_dir)
         peak = read_record(files.attempt(1).peak, Peak)
         assert peak is not None
         assert peak.imported_bytes is not None
@@ -174,8 +178,7 @@ class TestEnds:
     ) -> None:
         options = {"error": "RuntimeError", "step": 2 * STEPS + 1}
         files = prepared(user_job(user_file, "Raising", options=options, checkpoint_every="0s"))
-        code = run_attempt(files.read_spec(), files, files.attempt(1), launch(cache_dir), lambda: False)
-        assert code == ExitCode.FAILED
+        assert attempt_here(files, cache_dir) == ExitCode.FAILED
         assert "second line" in capfd.readouterr().err
         assert saved(files.last_checkpoint)["position"]["step"] == 2 * STEPS
         assert read_record(files.attempt(1).progress, Progress) is not None
@@ -188,6 +191,20 @@ class TestEnds:
             worker.main(str(tmp_path), "1")
 
 
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_a_worker_gives_back_what_it_does_not_need_if_it_may(
+    cache_dir: Path, prepared: Callable[[JobSpec], RunDir], gives_back: bool
+) -> None:
+    files = prepared(job())
+    attempt, started = files.attempt(1), launch(cache_dir)
+    started = msgspec.structs.replace(started, reservation_bytes=1 << 50, gives_back=gives_back)
+    assert run_attempt(files.read_spec(), files, attempt, started, lambda: False) == ExitCode.SUCCEEDED
+    progress, peak = read_record(attempt.progress, Progress), read_record(attempt.peak, Peak)
+    assert progress is not None
+    assert peak is not None
+    assert (progress.left_of(1 << 50) < 2 * peak.peak_bytes) == gives_back
+
+
 def test_a_probe_stops_once_training_has_held_the_most_and_keeps_what_it_learned(
     cache_dir: Path, prepared: Callable[[JobSpec], RunDir], user_file: Path
 ) -> None:
@@ -197,7 +214,7 @@ def test_a_probe_stops_once_training_has_held_the_most_and_keeps_what_it_learned
     probing = msgspec.structs.replace(launch(cache_dir), probe=True)
     assert run_attempt(files.read_spec(), files, attempt, probing, lambda: False) == ExitCode.STOPPED
     assert saved(files.last_checkpoint)["position"]["step"] == 4
-    assert run_attempt(files.read_spec(), files, attempt, launch(cache_dir), lambda: False) == ExitCode.SUCCEEDED
+    assert attempt_here(files, cache_dir) == ExitCode.SUCCEEDED
     result = read_record(files.result, Result)
     assert result is not None
     assert result.steps == 3 * STEPS

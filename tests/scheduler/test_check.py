@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from builders import GiB, MiB, attempt
+from builders import GiB, MiB, attempt, launch
 from steps import Queue
 
 from jobs.errors import GpuqError
@@ -58,6 +58,16 @@ def test_the_attempts_own_estimate_is_compared_with_what_it_used(home: Home, que
     assert (found.estimate_bytes, found.used_bytes, found.reservation_bytes) == (400 * MiB, 500 * MiB, 512 * MiB)
     assert found.error == pytest.approx(-0.2)
     assert [part.name for part in found.parts] == ["imports", "data and network", "training"]
+
+
+def test_the_reservation_is_the_one_it_was_placed_with_whatever_was_given_back(
+    home: Home, queue: Queue, job_id: int
+) -> None:
+    write_record(home.run_dir(job_id).attempt(1).launch, launch())
+    queue.store.lower_reservation(job_id, 1, 300 * MiB)
+    queue.end(job_id, Outcome.SUCCEEDED, peak=290 * MiB, shows_peak=True)
+    found = check_job(home, job_id)
+    assert (found.reservation_bytes, found.left_bytes) == (GiB, 300 * MiB)
 
 
 def test_a_worker_that_was_killed_has_told_no_parts(home: Home, queue: Queue, job_id: int) -> None:
@@ -118,7 +128,7 @@ def test_a_job_that_was_never_traced_has_parts_without_estimates(queue: Queue, j
 def checked(**fields: Any) -> Check:
     values: dict[str, Any] = {"id": 7, "name": "resv1", "attempt": 2, "outcome": "succeeded", "device": "a machine"}
     values |= {"basis": "modelled", "estimate_bytes": 800 * MiB, "reservation_bytes": 920 * MiB}
-    values |= {"used_bytes": 750 * MiB, "error": 800 / 750 - 1, "parts": []}
+    values |= {"left_bytes": 920 * MiB, "used_bytes": 750 * MiB, "error": 800 / 750 - 1, "parts": []}
     return Check(**(values | fields))
 
 
@@ -129,8 +139,9 @@ def checked(**fields: Any) -> Check:
         ({"outcome": None}, "170 MiB of it unused so far"),
         ({"used_bytes": 930 * MiB}, "10.0 MiB too little"),
         ({"outcome": "out_of_memory", "used_bytes": 920 * MiB}, "not enough, it used at least 920 MiB"),
+        ({"left_bytes": 788 * MiB}, "the reservation 920 MiB (788 MiB in the end): 170 MiB of it unused"),
     ],
-    ids=["enough", "running", "too little", "out of memory"],
+    ids=["enough", "running", "too little", "out of memory", "given back"],
 )
 def test_how_the_reservation_did_is_said(fields: dict[str, Any], words: str) -> None:
     assert conclusion(checked(**fields)).endswith(words)

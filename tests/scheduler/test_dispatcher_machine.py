@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from scratch import scratch_folder
 
-from jobs.run_dir import ExitCode, KilledFor, Launch, RunDir, append_line, read_metrics
+from jobs.run_dir import ExitCode, KilledFor, Launch, Progress, RunDir, append_line, read_metrics, read_whole
 from jobs.trace_messages import Reply
 from scheduler.home import Home
 from scheduler.records import Attempt, Job
@@ -82,6 +82,7 @@ class Night(RuleBasedStateMachine):
         self.engine = Processes(self.store)
         self.bench = Bench(self.home, self.store, self.engine)
         self.before: dict[int, Job] = {}
+        self.reserved: dict[tuple[int, int], int] = {}
         self.retried: set[int] = set()
 
     def teardown(self) -> None:
@@ -155,11 +156,28 @@ class Night(RuleBasedStateMachine):
             self.bench.estimator.answers[key] = reply if answer == "bytes" else failed
 
     def training_gets_on(self, job_id: int) -> None:
+        """From an epoch to the next."""
         files = self.home.run_dir(job_id)
         last = max((line.epoch for line in read_metrics(files.metrics)), default=0)
-        self.bench.begin(job_id, last * STEPS)
+        if read_whole(self.bench.files(job_id).progress, Progress) is None:
+            self.bench.begin(job_id, last * STEPS)
         if last < EPOCHS:
             append_line(files.metrics, metrics(last + 1, peak_bytes=150 * MiB))
+
+    @rule(index=st.integers(0, 3), left_bytes=st.sampled_from([60 * MiB, 160 * MiB]))
+    def a_worker_gives_back(self, index: int, left_bytes: int) -> None:
+        """What it does not need of its reservation, once it has shown its peak, if it may."""
+        attempt = self.chosen(index)
+        if attempt is not None and self.bench.launch(attempt.job_id).gives_back:
+            self.training_gets_on(attempt.job_id)
+            self.bench.give_back(attempt.job_id, min(left_bytes, self.cap_bytes(attempt.job_id)))
+        self.tick(1)
+
+    def cap_bytes(self, job_id: int) -> int:
+        """What the worker of a live attempt is held to, by its own words."""
+        progress = read_whole(self.bench.files(job_id).progress, Progress)
+        reserved = self.bench.launch(job_id).reservation_bytes
+        return reserved if progress is None else progress.left_of(reserved)
 
     # -- what the dispatcher does, and what becomes of it
 
@@ -213,6 +231,20 @@ class Night(RuleBasedStateMachine):
         live = self.store.live_attempts()
         assert sum(one.reservation_bytes for one in live) <= GiB
         assert sum(self.store.job(one.job_id).spec.resources.threads for one in live) <= 4
+
+    @invariant()
+    def workers_are_held_to_no_more_than_is_reserved_for_them(self) -> None:
+        """Whatever their dispatcher has taken note of yet: so they fit the device together, too."""
+        for folder in self.engine.alive():
+            job_id = int(folder.parents[1].name)
+            assert self.cap_bytes(job_id) <= self.bench.attempt(job_id).reservation_bytes
+
+    @invariant()
+    def reservations_never_rise(self) -> None:
+        for one in self.store.attempts():
+            before = self.reserved.get((one.job_id, one.number), one.reservation_bytes)
+            assert one.reservation_bytes <= before
+            self.reserved[one.job_id, one.number] = one.reservation_bytes
 
     @invariant()
     def every_process_belongs_to_a_live_attempt(self) -> None:

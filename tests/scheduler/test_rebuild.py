@@ -225,6 +225,17 @@ def test_what_a_job_has_reached_is_restored(night: Night) -> None:
         assert database.execute("SELECT step, validation_accuracy FROM metrics").fetchall() == [(100, 0.6), (200, 0.5)]
 
 
+def test_what_an_attempt_gave_back_is_restored(night: Night) -> None:
+    job_id = night.succeeded()
+    progress = replace(BEGUN, reservation_bytes=300 * MiB)
+    write_record(night.home.run_dir(job_id).attempt(1).progress, progress)
+    night.lose(truncate)
+    night.rebuilt()
+    [attempt] = night.store.attempts(job_id)
+    assert attempt.reservation_bytes == 300 * MiB
+    assert night.job(job_id).reservation_bytes == launch().reservation_bytes
+
+
 def test_restored_attempts_are_no_measurements(night: Night) -> None:
     night.succeeded()
     night.lose(remove)

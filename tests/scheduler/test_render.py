@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from builders import NOON, GiB, MiB
+from msgspec.structs import replace
 from rich.console import RenderableType
 
 from scheduler import render
@@ -188,6 +189,17 @@ def test_details_tell_everything_about_a_job() -> None:
     text = shown(render.job_details(RUNNING, []))
     for fact in ("7 resv1-easy", "12/200 ep", "1.0 GiB (modelled)", "900 MiB", "/home/me/runs/7", "4300", "live"):
         assert fact in text
+
+
+def test_what_is_reserved_is_what_is_left_of_it() -> None:
+    fewer = replace(RUNNING, attempts=[live(reservation_bytes=1 * GiB)])
+    assert "2.0 GiB" in fact(RUNNING, "memory reserved")
+    assert fact(fewer, "memory reserved").endswith("1.0 GiB (2.0 GiB at first)")
+
+
+def fact(one: JobReport, name: str) -> str:
+    lines = shown(render.job_details(one, [])).splitlines()
+    return next(line.rstrip() for line in lines if line.startswith(name))
 
 
 def test_details_of_a_failure_end_with_the_log() -> None:

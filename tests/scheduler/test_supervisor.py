@@ -116,6 +116,19 @@ def test_a_worker_above_its_limit_is_killed_for_memory(start: Start) -> None:
     assert record.resident_peak_bytes > 40 * MiB
 
 
+def test_a_worker_is_held_to_what_it_has_kept_of_its_reservation(start: Start) -> None:
+    run = start(
+        """
+        held = bytearray(80 << 20); held[::4096] = bytes(len(held[::4096]))
+        with open("attempts/1/progress.json", "w") as file:
+            file.write('{"parameters": 1, "resumed_from_step": 0, "reservation_bytes": %d}' % (40 << 20))
+        signal.pause()
+        """,
+        resident_limit_bytes=400 * MiB,
+    )
+    assert run.wait().killed_for is KilledFor.MEMORY
+
+
 def test_a_worker_below_its_limit_is_left_alone(start: Start) -> None:
     assert start("time.sleep(0.3)", resident_limit_bytes=40 * MiB).wait().exit_code == 0
 
