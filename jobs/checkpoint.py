@@ -185,7 +185,10 @@ def _fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: does not fit the network: {str(error).splitlines()[0]}") from error
+        problem = str(error).splitlines()[:2][-1].strip()  # torch's first line names only the network's class
+        raise CheckpointError(
+            f"{path}: does not fit the network, whose code may have changed since: {problem[:200]}"
+        ) from error
 
 
 def _write(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
@@ -208,5 +211,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise
         raise DamagedCheckpointError(f"{path}: damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: written by another version of gpuq")
+        raise CheckpointError(
+            f"{path}: written by another version of gpuq, which can read it; "
+            f"without {path.parent} the job trains from the beginning"
+        )
     return state

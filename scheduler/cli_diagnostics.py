@@ -1,5 +1,6 @@
 """The commands that look at what was trained: `gpuq probe`, `gpuq plot`, `gpuq compare`."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -110,6 +111,25 @@ def curves(ids: tuple[range, ...], ema: float, out: Path | None, show: bool) -> 
 
 
 @plot.command()
+@ids_argument
+@click.option("--against", default="model.depth", show_default=True, metavar="KEY", help="A key of the job files.")
+@click.option(
+    "--at",
+    type=click.Choice(["best", "last"]),
+    default="last",
+    show_default=True,
+    help="At the best validation accuracy, or at the end.",
+)
+@out_option
+@show_option
+def accuracy(ids: tuple[range, ...], against: str, at: "At", out: Path | None, show: bool) -> None:
+    """What jobs reached, against their depth or another key of their files."""
+    from scheduler import plots
+
+    _said(plots.plot_accuracy(current_home(), flatten(ids), against, at, out), show)
+
+
+@plot.command()
 @subjects_argument
 @out_option
 @show_option
@@ -177,7 +197,9 @@ def compare(ids: tuple[range, ...], at: "At", form: "Form | None", as_json: bool
 
 
 def _said(picture: Path, show: bool) -> None:
-    """Tell where a picture is and, if wished, have it opened."""
+    """Tell where a picture is and, if wished, have it opened where there is a screen."""
     click.echo(f"wrote {picture}", err=True)
-    if show:
+    if show and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        click.echo("there is no screen to show it on", err=True)
+    elif show:
         click.launch(str(picture))

@@ -89,14 +89,15 @@ def comparison(
         state=job.state,
         outcome=job.outcome,
         parameters=job.parameters,
-        **_figures(_chosen(lines, at), _OF_LINE),
+        **_figures(chosen(lines, at), _OF_LINE),
         **_figures(result, _OF_RESULT),
         elapsed_s=elapsed_s,
         peak_bytes=peak_bytes,
     )
 
 
-def _chosen(lines: Sequence[Metrics], at: At) -> Metrics | None:
+def chosen(lines: Sequence[Metrics], at: At) -> Metrics | None:
+    """The first line of the best validation accuracy, or the last line; None without any."""
     if not lines:
         return None
     return lines[-1] if at == "last" else max(lines, key=lambda line: line.validation_accuracy)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from jobs.errors import GpuqError, InputError, in_words
+from jobs.errors import CheckpointError, DamagedCheckpointError, GpuqError, InputError, in_words
 from jobs.job_file import read_job_files
 from jobs.run_dir import RunDir
 from jobs.spec import JobSpec
-from scheduler.cli_types import parse_ids
+from scheduler.cli_types import MAX_RANGE, parse_ids
 from scheduler.device import choose_device
 from scheduler.home import Home
 from scheduler.store import Store
@@ -36,12 +36,14 @@ def choose(home: Home, words: Sequence[str]) -> list[Choice]:
 
 def _choose(home: Home, store: Store, word: str) -> Iterator[Choice]:
     ids = parse_ids(word)
-    if ids is not None:
-        for job in store.jobs(ids):
-            yield Choice(title=f"{job.id} {job.name}", spec=job.spec, files=home.run_dir(job.id))
-    else:
+    if ids is None:
         for _, spec in read_job_files([Path(word)]):
             yield Choice(title=spec.name, spec=spec)
+        return
+    if not 1 <= len(ids) <= MAX_RANGE:
+        raise InputError([f"{word}: not a range of ids, such as 3-9"])
+    for job in store.jobs(ids):
+        yield Choice(title=f"{job.id} {job.name}", spec=job.spec, files=home.run_dir(job.id))
 
 
 def load(home: Home, choices: Iterable[Choice], device: str) -> "Iterator[Subject]":
@@ -58,8 +60,11 @@ def load(home: Home, choices: Iterable[Choice], device: str) -> "Iterator[Subjec
         raise InputError([f"--device {device}: torch sees no GPU here"])
     for choice in choices:
         weights = None if choice.files is None else weights_of(choice.files, choice.title)
-        with in_one_line(choice.title):
-            subject = load_subject(choice.title, choice.spec, weights, chosen, home.cache)
+        try:
+            with in_one_line(choice.title):
+                subject = load_subject(choice.title, choice.spec, weights, chosen, home.cache)
+        except DamagedCheckpointError as error:
+            raise GpuqError(f"{error}; {_way_out(choice)}") from error
         yield subject
 
 
@@ -68,24 +73,34 @@ def in_one_line(title: str) -> Iterator[None]:
     """Whatever a network or its data raise becomes a GpuqError of one line that names the job."""
     try:
         yield
-    except GpuqError:
+    except CheckpointError:  # it names its file
         raise
-    except Exception as error:  # a network of a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a network of a user's file may raise anything
         raise GpuqError(f"{title}: {in_words(error)}") from error
 
 
 def weights_of(files: RunDir, title: str) -> Path:
     """The checkpoint to look at: the best weights, else those of the last checkpoint there is. Raises GpuqError."""
-    for checkpoint in (files.best_checkpoint, files.last_checkpoint, files.previous_checkpoint):
-        if checkpoint.exists():
-            return checkpoint
+    refuse_lost(files, title)
+    if checkpoints := _checkpoints(files):
+        return checkpoints[0]
     raise GpuqError(f"job {title} has no checkpoint: it has not trained yet; its job file shows it with fresh weights")
 
 
-def only_jobs(choices: Sequence[Choice], what: str) -> None:
-    """Refuse job files where a training is needed. Raises InputError."""
-    lines = [
-        f"{choice.title}: {what} needs a job that has trained, by its id" for choice in choices if not choice.files
-    ]
-    if lines:
-        raise InputError(lines)
+def _checkpoints(files: RunDir) -> list[Path]:
+    wanted = (files.best_checkpoint, files.last_checkpoint, files.previous_checkpoint)
+    return [checkpoint for checkpoint in wanted if checkpoint.exists()]
+
+
+def _way_out(choice: Choice) -> str:
+    """What to do about a damaged checkpoint: look at the next best."""
+    others = [] if choice.files is None else _checkpoints(choice.files)[1:]
+    return f"remove it to look at {others[0].name}" if others else "its job file shows it with fresh weights"
+
+
+def refuse_lost(files: RunDir, title: str) -> None:
+    """Tell a job whose run directory somebody removed from one that has nothing yet. Raises GpuqError."""
+    if not files.path.is_dir():
+        raise GpuqError(
+            f"job {title}: {files.path} is not there, and with it all that it trained; submit its file again"
+        )

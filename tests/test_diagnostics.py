@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ batch_size = 500
 name = "constant"
 [diagnostics]
 gradient_flow = true
+[resources]
+memory = "1 GiB"
 """
 IMAGES = """
 [model]
@@ -48,6 +50,8 @@ name = "constant"
 landscape = true
 landscape_grid = 3
 landscape_images = 10
+[resources]
+memory = "1 GiB"
 """
 PNG = b"\x89PNG"
 POINTS_JOB, IMAGES_JOB, WAITING_JOB = "1", "2", "3"
@@ -119,6 +123,21 @@ class TestProbe:
             "gpuq: job 3 points has no checkpoint: it has not trained yet; its job file shows it with fresh weights\n"
         )
 
+    def test_a_network_that_leaves_the_program_is_one_line(self, told: Told, ran: Gpuq) -> None:
+        ran.write("leaves.py", "def build(classes, channels):\n    raise SystemExit(3)\n")
+        file = ran.write("leaves.toml", IMAGES.replace('"resnet-8"\nwidth = 4', '"leaves.py:build"'))
+        assert told("probe", "gradients", file) == (1, "", "gpuq: leaves: SystemExit: 3\n")
+
+    def test_a_network_without_anything_to_train_is_named(self, told: Told, ran: Gpuq) -> None:
+        ran.write(
+            "empty.py",
+            "from torch import nn\n\n\ndef build(classes, channels):\n"
+            "    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 1024, classes).requires_grad_(False))\n",
+        )
+        file = ran.write("empty.toml", IMAGES.replace('"resnet-8"\nwidth = 4', '"empty.py:build"'))
+        code, _, err = told("probe", "gradients", file)
+        assert (code, err) == (1, "gpuq: empty: no parameter has a gradient: the network has nothing to train\n")
+
     def test_a_network_that_raises_is_one_line(self, told: Told, ran: Gpuq) -> None:
         ran.write(
             "raises.py", "import torch\n\n\ndef build(classes, channels):\n    return torch.nn.Linear(1, classes)\n"
@@ -150,6 +169,16 @@ class TestPlot:
         assert len(err.splitlines()) == 1
         assert "3 points" in err
 
+    def test_accuracies_stand_against_a_key_of_the_job_files(self, told: Told) -> None:
+        assert told("plot", "accuracy", POINTS_JOB, WAITING_JOB, "--out", "accuracy.png")[0] == 0
+        assert Path("accuracy.png").read_bytes().startswith(PNG)
+
+    def test_accuracies_of_jobs_without_metrics_are_one_line(self, told: Told) -> None:
+        assert told("plot", "accuracy", WAITING_JOB)[::2] == (
+            1,
+            "gpuq: no job has metrics yet, so there is no accuracy to draw\n",
+        )
+
     def test_a_boundary_is_drawn_over_points(self, told: Told, ran: Gpuq) -> None:
         assert told("plot", "boundary", POINTS_JOB, ran.folder / "points.toml", "--out", "boundary.png")[0] == 0
         assert Path("boundary.png").read_bytes().startswith(PNG)
@@ -158,20 +187,54 @@ class TestPlot:
         code, _, err = told("plot", "boundary", IMAGES_JOB)
         assert code == 1
         assert err == (
-            "gpuq: 2 images: a boundary is drawn over points of the plane, such as spirals; "
-            "this network takes inputs of 3×32×32\n"
+            "gpuq: 2 images: a boundary is drawn over points of the plane, such as spirals; shapes holds images\n"
         )
 
+    def test_a_boundary_of_images_is_refused_before_they_are_read(self, told: Told, ran: Gpuq) -> None:
+        file = ran.write("no_data.toml", IMAGES.replace('"shapes"', '"cifar10"\nroot = "nowhere"'))
+        code, _, err = told("plot", "boundary", file)
+        assert code == 1
+        assert err.endswith("; cifar10 holds images\n")
+
     @pytest.mark.parametrize(
-        ("out", "words"), [("picture.gif", "ends in .png or .svg"), ("nowhere/picture.png", "there is no folder")]
+        ("out", "words"),
+        [
+            ("picture.gif", "ends in .png or .svg"),
+            ("nowhere/picture.png", "there is no folder"),
+            ("folder.png", "folder.png: Is a directory"),
+        ],
     )
     def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
         self, told: Told, out: str, words: str
     ) -> None:
+        Path("folder.png").mkdir()
         code, _, err = told("plot", "landscape", POINTS_JOB, "--out", out)
         assert code == 2
         assert words in err
         assert "rows of" not in err
+
+
+class TestShow:
+    @pytest.fixture(autouse=True)
+    def opened(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        opened: list[str] = []
+        monkeypatch.setattr("click.launch", opened.append)
+        for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+            monkeypatch.delenv(name, raising=False)
+        return opened
+
+    @pytest.mark.parametrize("screen", ["DISPLAY", "WAYLAND_DISPLAY"])
+    def test_the_picture_is_opened_on_a_screen(
+        self, told: Told, opened: list[str], monkeypatch: pytest.MonkeyPatch, screen: str
+    ) -> None:
+        monkeypatch.setenv(screen, ":0")
+        assert told("plot", "curves", POINTS_JOB, "--out", "a.png", "--show")[0] == 0
+        assert opened == ["a.png"]
+
+    def test_without_a_screen_nothing_is_opened(self, told: Told, opened: list[str]) -> None:
+        code, _, err = told("plot", "curves", POINTS_JOB, "--out", "a.png", "--show")
+        assert (code, err) == (0, "wrote a.png\nthere is no screen to show it on\n")
+        assert opened == []
 
 
 class TestLandscape:
@@ -180,8 +243,10 @@ class TestLandscape:
 
     def test_the_one_a_job_explored_after_training_is_drawn_as_it_is(self, told: Told, ran: Gpuq) -> None:
         explored = self.files(ran, IMAGES_JOB).landscape.read_bytes()
-        code, _, err = told("plot", "landscape", IMAGES_JOB, "--out", "landscape.png")
+        code, out, err = told("plot", "landscape", IMAGES_JOB, "--out", "landscape.png")
         assert (code, err) == (0, "wrote landscape.png\n")
+        assert [line.split()[:2] for line in out.splitlines()[:2]] == [["Landscape", "Loss"], ["2", "images"]]
+        assert "3×3" in out
         assert Path("landscape.png").read_bytes().startswith(PNG)
         assert self.files(ran, IMAGES_JOB).landscape.read_bytes() == explored
 
@@ -200,6 +265,14 @@ class TestLandscape:
         assert told("plot", "landscape", POINTS_JOB, "--out", "again.png")[2] == "wrote again.png\n"
         assert self.files(ran, POINTS_JOB).landscape.read_bytes() == made
         assert Path("again.png").read_bytes() == Path("one.png").read_bytes()
+
+    def test_one_wanted_otherwise_does_not_replace_that_of_the_job(self, told: Told, ran: Gpuq) -> None:
+        explored = self.files(ran, IMAGES_JOB).landscape.read_bytes()
+        assert told("plot", "landscape", IMAGES_JOB, "--images", "5", "--out", "other.png")[0] == 0
+        assert self.files(ran, IMAGES_JOB).landscape.read_bytes() == explored
+        other = read_record(Path("other.2-images.json"), Landscape)
+        assert other is not None
+        assert other.images == 5
 
     def test_that_of_a_job_file_stays_beside_the_picture(self, told: Told, ran: Gpuq) -> None:
         assert told("plot", "landscape", ran.folder / "points.toml", "--grid", "3", "--out", "fresh.png")[0] == 0
@@ -231,7 +304,7 @@ class TestCheckpointsThatCannotBeUsed:
         spoil(buffer.getvalue())
         code, _, err = told("probe", "gradients", POINTS_JOB)
         assert code == 1
-        assert err.endswith("best.pt: written by another version of gpuq\n")
+        assert "best.pt: written by another version of gpuq, which can read it; without " in err
         assert len(err.splitlines()) == 1
 
     def test_a_damaged_one_is_one_line(self, told: Told, spoil: Callable[[bytes], int]) -> None:
@@ -239,7 +312,36 @@ class TestCheckpointsThatCannotBeUsed:
         code, _, err = told("plot", "boundary", POINTS_JOB)
         assert code == 1
         assert "best.pt: damaged" in err
+        assert err.endswith("; remove it to look at last.pt\n")
         assert len(err.splitlines()) == 1
+
+
+class TestRunDirectoriesThatAreGone:
+    @pytest.fixture(autouse=True)
+    def gone(self, ran: Gpuq) -> Iterator[None]:
+        """Somebody removes a job's run directory, and puts it back."""
+        path = ran.home.run_dir(int(POINTS_JOB)).path
+        path.rename(path.with_name("elsewhere"))
+        yield
+        path.with_name("elsewhere").rename(path)
+
+    @pytest.mark.parametrize(
+        "what",
+        [
+            ("probe", "gradients"),
+            ("plot", "boundary"),
+            ("plot", "landscape"),
+            ("plot", "curves"),
+            ("plot", "gradient-flow"),
+        ],
+    )
+    def test_that_is_what_is_said(self, told: Told, ran: Gpuq, what: tuple[str, str]) -> None:
+        code, _, err = told(*what, POINTS_JOB)
+        assert code == 1
+        path = ran.home.run_dir(int(POINTS_JOB)).path
+        assert (
+            err == f"gpuq: job 1 points: {path} is not there, and with it all that it trained; submit its file again\n"
+        )
 
 
 class TestCompare:
@@ -266,10 +368,14 @@ class TestCompare:
         (("probe", "gradients", "77"), "no job 77"),
         (("plot", "curves", "77"), "no job 77"),
         (("compare", "77"), "no job 77"),
+        (("plot", "landscape", "2-1"), "2-1: not a range of ids"),
+        (("probe", "activations", "1-999999999"), "1-999999999: not a range of ids"),
         (("probe", "gradients", "nowhere.toml"), "nowhere.toml: cannot be read"),
+        (("plot", "accuracy", "1", "--against", "model.factor"), "--against model.factor: points has no such key"),
         (("plot", "curves", "points.toml"), "'points.toml' is not a job's id"),
         (("probe", "gradients", "1", "--device", "tpu"), "expected auto, cpu, cuda or cuda:INDEX, got 'tpu'"),
         (("probe", "gradients", "1", "--device", "cuda"), "cuda"),
+        (("plot", "landscape", "1", "--span", "nan"), "--span: expected a finite number above 0, got nan"),
         (("plot", "landscape", "1", "--grid", "2"), "2 is not in the range"),
         (("probe", "gradients", "1", "--show"), "--show needs --out"),
     ],

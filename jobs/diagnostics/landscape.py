@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -47,6 +48,10 @@ class Landscape(LandscapeSettings, frozen=True, kw_only=True):
     losses: list[Row] = []
     evaluations_per_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        if len(self.losses) > self.grid or any(len(row) != self.grid for row in self.losses):
+            raise ValueError(f"losses: expected at most {self.grid} rows of {self.grid}")
+
     @property
     def complete(self) -> bool:
         return len(self.losses) == self.grid
@@ -73,6 +78,32 @@ def explore(
     for alpha in settings.coordinates[len(done) :]:
         losses = plane.losses([(alpha, beta) for beta in settings.coordinates], evaluate)
         yield [loss if math.isfinite(loss) else None for loss in losses]
+
+
+class Shape(Struct, frozen=True, kw_only=True):
+    """A landscape in figures; what is not finite is left out, but for `near`."""
+
+    median: float
+    highest: float
+    near: float | None  # share of the points where the loss is less than twice the network's own, if that is known
+    roughness: float | None  # see `roughness`; None where no point counts
+
+
+def shape(landscape: Landscape) -> Shape:
+    """Raises GpuqError for a landscape without a finite loss."""
+    losses = landscape.surface()
+    finite = losses[np.isfinite(losses)]
+    if not finite.size:
+        raise GpuqError("the landscape has no finite loss")
+    rough = None
+    with suppress(GpuqError):
+        rough = roughness(landscape)
+    return Shape(
+        median=float(np.median(finite)),
+        highest=float(finite.max()),
+        near=None if landscape.loss is None else float((losses < 2 * landscape.loss).mean()),
+        roughness=rough,
+    )
 
 
 def roughness(landscape: Landscape) -> float:

@@ -50,7 +50,8 @@ def boundary_figure(boundaries: Sequence[tuple[str, Boundary]]) -> Figure:
 def _draw(axes: Axes, title: str, boundary: Boundary) -> None:
     if boundary.classes == 2:
         second = boundary.probabilities[..., 1]
-        axes.contourf(boundary.x, boundary.y, second, levels=_LEVELS, cmap=_two_class_colours())
+        filled = axes.contourf(boundary.x, boundary.y, second, levels=_LEVELS, cmap=_two_class_colours())
+        filled.set_rasterized(True)  # as shapes of an .svg the shades would have seams between them
     else:
         axes.pcolormesh(boundary.x, boundary.y, _mixed_colours(boundary.probabilities), rasterized=True)
     for label in range(1, boundary.classes):  # a border of the first class is another's, too

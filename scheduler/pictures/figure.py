@@ -1,7 +1,9 @@
 """What all pictures share: size, colours, legend, file. No pyplot: no display, no state outside the figure."""
 
+import errno
 import io
 import math
+import os
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -81,6 +83,10 @@ def check_path(path: Path) -> None:
         raise InputError([f"{path}: a picture's name ends in {' or '.join(_FORMATS)}"])
     if not path.parent.is_dir():
         raise InputError([f"{path}: there is no folder {path.parent}"])
+    if path.is_dir():
+        raise InputError([f"{path}: {os.strerror(errno.EISDIR)}"])
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError([f"{path}: {os.strerror(errno.EACCES)}"])
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -28,6 +28,7 @@ _WIDE = 8.0  # from this ratio of highest to lowest loss on, colours and heights
 _NO_LOSS = 1e-3  # on a logarithmic scale, losses below look alike
 _MOST_DECADES = 4  # from the power of ten below the lowest loss; losses beyond look alike
 _MOST_FACES = 60  # of a surface, a side
+_LABEL_MARGIN = 0.06  # of the span, along the edges: a contour's label there would be cut off
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def landscapes_figure(landscapes: Sequence[tuple[str, Landscape]]) -> Figure:
     bar = figure.colorbar(colours, ax=[*flat, *solid], label=scale.label, pad=0.06, aspect=25)
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_ticks(scale.lines, labels=[f"{line:g}" for line in scale.lines])
-    legend_below(figure, [("the network as trained", _centre())])
+    legend_below(figure, [("the network itself", _centre())])
     return figure
 
 
@@ -120,12 +121,14 @@ def _checked_surface(title: str, landscape: Landscape) -> Surface:
 
 def _draw_contours(axes: Axes, title: str, landscape: Landscape, surface: Surface, scale: LossScale) -> None:
     at, drawn = landscape.coordinates, scale.drawn(surface).T  # matplotlib's rows go upwards, along β
-    axes.contourf(at, at, drawn, levels=scale.shades, norm=scale.norm, cmap=_COLOUR_MAP)
+    filled = axes.contourf(at, at, drawn, levels=scale.shades, norm=scale.norm, cmap=_COLOUR_MAP)
+    filled.set_rasterized(True)  # as shapes of an .svg the shades would have seams between them
     crossed = [line for line in scale.lines if drawn.min() < line < drawn.max()]
     if crossed:
         lines = axes.contour(at, at, drawn, levels=crossed, colors="white", linewidths=0.7)
         for label in axes.clabel(lines, fmt="%g", fontsize=8):
             label.set_path_effects([withStroke(linewidth=2, foreground="0.2")])
+            label.set_visible(max(map(abs, label.get_position())) < (1 - _LABEL_MARGIN) * landscape.span)
     axes.add_line(_centre())
     set_title(axes, title, 4.5)
     axes.set_aspect("equal")

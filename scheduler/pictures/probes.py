@@ -41,39 +41,52 @@ def activations_figure(probes: Sequence[tuple[str, Sequence[LayerActivations]]])
 
 
 def gradients_figure(probes: Sequence[tuple[str, GradientProbe]]) -> Figure:
-    """The gradient norm of every weight tensor, input to output, on a log scale; a line a network.
+    """The gradient norm of every weight tensor, and its ratio to the weight norm, on log scales; a line a network.
 
-    What is zero or not finite has no place on that scale: it leaves a gap, and the axis says so.
+    Weights go from input to output; those of a network alone are named, of many every second, third …, at most
+    MAX_LABELS. What is zero or not finite has no place on a log scale: it leaves a gap, and the axis says so.
     """
-    figure = new_figure(7.5, 4.8)
-    axes = figure.subplots()
+    weights = [[row for row in probe.parameters if row.is_weight] for _, probe in probes]
+    longest = max(1, *map(len, weights))
+    alone = len(probes) == 1
+    figure = new_figure(max(7.5, 1.5 + 0.17 * min(longest, MAX_LABELS)) if alone else 7.5, 6.4)
+    norms, ratios = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     entries: list[tuple[str, Artist]] = []
-    longest, gaps = 1, ""
-    for index, (title, probe) in enumerate(probes):
-        norms = [_on_log_scale(row.gradient_norm) for row in probe.parameters if row.is_weight]
-        entries.append((f"{title} ({probe.verdict})", _draw_norms(axes, norms, index)))
-        longest = max(longest, len(norms))
-        if any(map(math.isnan, norms)):
-            gaps = "\n(no point where the gradient is zero or not finite)"
-    add_grid(axes)
-    axes.set_yscale("log")
-    axes.set_ylabel("gradient norm (L2, log scale)")
-    axes.set_xlim(0.5, longest + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(f"weight, numbered from input to output{gaps}")
+    for index, ((title, probe), rows) in enumerate(zip(probes, weights, strict=True)):
+        line = _draw_line(norms, [_on_log_scale(row.gradient_norm) for row in rows], index)
+        _draw_line(ratios, [_on_log_scale(row.ratio or 0.0) for row in rows], index)
+        entries.append((f"{title} ({probe.verdict})", line))
+    _lay_out(norms, "gradient norm (L2, log scale)")
+    _lay_out(ratios, "gradient norm / weight norm\n(log scale)")
+    gaps = any(math.isnan(_on_log_scale(row.gradient_norm)) for rows in weights for row in rows)
+    note = "\n(no point where the gradient is zero or not finite)" if gaps else ""
+    if alone:
+        _name_places(ratios, "weight, input to output", [row.name.removesuffix(".weight") for row in weights[0]], note)
+    else:
+        ratios.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ratios.set_xlabel(f"weight, numbered from input to output{note}")
+    ratios.set_xlim(0.5, longest + 0.5)
     legend_below(figure, entries)
     return figure
 
 
-def _draw_norms(axes: Axes, norms: Sequence[float], index: int) -> Line2D:
+def _lay_out(axes: Axes, label: str) -> None:
+    add_grid(axes)
+    axes.set_yscale("log")
+    if not all(map(math.isfinite, axes.dataLim.intervaly)):
+        axes.set_ylim(0.1, 10)  # a logarithmic scale cannot choose its own where nothing is drawn
+    axes.set_ylabel(label)
+
+
+def _draw_line(axes: Axes, values: Sequence[float], index: int) -> Line2D:
     (line,) = axes.plot(
-        range(1, len(norms) + 1),
-        norms,
+        range(1, len(values) + 1),
+        values,
         color=colour(index),
         linestyle=line_style(index),
         marker=marker(index),
         markersize=5,
-        markevery=max(1, len(norms) // _MARKERS_A_LINE),
+        markevery=max(1, len(values) // _MARKERS_A_LINE),
     )
     return line
 
@@ -96,16 +109,16 @@ def _draw_layers(block: SubFigure, layers: Sequence[LayerActivations]) -> None:
     zeros.yaxis.set_major_formatter(PercentFormatter())
     add_grid(outputs)
     add_grid(zeros)
-    _name_layers(zeros, [layer.name for layer in layers])
+    _name_places(zeros, "layer, input to output", [layer.name for layer in layers])
+    zeros.set_xlim(0, len(layers) + 1)
 
 
-def _name_layers(axes: Axes, names: Sequence[str]) -> None:
-    """Names below the axes, as many as can be read."""
+def _name_places(axes: Axes, what: str, names: Sequence[str], note: str = "") -> None:
+    """Names at 1, 2, 3 … below the axes, as many as can be read."""
     step = max(1, math.ceil(len(names) / MAX_LABELS))
     labels = [name[-_LABEL_LENGTH:] for name in names[::step]]
     axes.set_xticks(range(1, len(names) + 1, step), labels, rotation=90, fontsize=8, parse_math=False)
-    axes.set_xlim(0, len(names) + 1)
-    axes.set_xlabel("layer, input to output" + (f" (one in {step} is named)" if step > 1 else ""))
+    axes.set_xlabel(what + (f" (one in {step} is named)" if step > 1 else "") + note)
 
 
 def _group(layer: LayerActivations) -> str:

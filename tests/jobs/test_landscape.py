@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from jobs.diagnostics.landscape import Landscape, LandscapeSettings, Row, explore, roughness
+from jobs.diagnostics.landscape import Landscape, LandscapeSettings, Row, explore, roughness, shape
 from jobs.diagnostics.plane import Plane, random_direction
 from jobs.errors import GpuqError
 
@@ -179,6 +179,14 @@ def test_a_landscape_is_read_back_from_json_as_it_was() -> None:
     assert msgspec.json.decode(msgspec.json.encode(saved), type=Landscape) == saved
 
 
+@pytest.mark.parametrize(
+    "losses", ["[[1, 2]]", "[[1, 2, 3], [4]]", "[[], [], []]", "[[1, 2, 3]" + ", [1, 2, 3]" * 3 + "]"]
+)
+def test_rows_that_do_not_fit_the_grid_are_refused(losses: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match="at most 3 rows of 3"):
+        msgspec.json.decode(f'{{"grid": 3, "images": 1, "losses": {losses}}}', type=Landscape)
+
+
 def test_a_landscape_is_complete_with_all_its_rows() -> None:
     known = [Landscape(grid=3, images=1, losses=[[0.0] * 3] * rows).complete for rows in range(4)]
     assert known == [False, False, False, True]
@@ -232,3 +240,19 @@ def test_the_rounding_of_float32_is_not_roughness() -> None:
 def test_roughness_of_nothing_finite_is_refused() -> None:
     with pytest.raises(GpuqError, match="no point"):
         roughness(landscape(np.full((5, 5), np.nan)))
+
+
+def test_the_shape_is_of_finite_losses_but_for_the_share_near_the_network() -> None:
+    found = shape(Landscape(grid=3, images=1, loss=1.0, losses=[[1.0, 1.9, 2.0], [3.0, None, None], [None, 5.0, 6.0]]))
+    assert (found.median, found.highest) == (2.5, 6.0)
+    assert found.near == 2 / 9
+    assert found.roughness is None
+
+
+def test_the_share_near_a_network_of_unknown_loss_is_unknown() -> None:
+    assert shape(Landscape(grid=3, images=1, losses=[[1.0] * 3] * 3)).near is None
+
+
+def test_a_landscape_without_a_finite_loss_has_no_shape() -> None:
+    with pytest.raises(GpuqError, match="no finite loss"):
+        shape(Landscape(grid=3, images=1, losses=[[None] * 3] * 3))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d import Axes3D
@@ -121,11 +122,22 @@ def test_contour_lines_carry_their_losses() -> None:
     assert axes.texts
 
 
+def test_no_label_of_a_contour_is_cut_off_by_the_edge() -> None:
+    """A steep bowl: its highest contours are short arcs in the corners, with no room for a label."""
+    figure = landscape_figure("bowl", landscape(lambda alpha, beta: 10 ** (alpha**2 + beta**2), grid=11))
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[0]
+    shown = [text.get_window_extent() for text in axes.texts if text.get_visible()]
+    assert shown
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in shown)
+    assert all(axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1 for box in shown)
+
+
 def test_the_network_itself_is_marked_in_the_middle() -> None:
     figure = landscape_figure("bowl", bowl())
     (mark,) = figure.axes[0].lines
     assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([0], [0])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the network as trained"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the network itself"]
 
 
 def test_several_landscapes_have_a_row_each() -> None:
@@ -166,6 +178,11 @@ def test_the_third_axis_shows_losses_not_logarithms() -> None:
 )
 def test_any_landscape_is_drawn_without_a_warning(odd: Landscape, tmp_path: Path) -> None:
     save(landscape_figure("odd", odd), tmp_path / "odd.png")
+
+
+def test_the_shades_of_an_svg_are_one_image_without_seams(tmp_path: Path) -> None:
+    save(landscape_figure("bowl", bowl()), tmp_path / "bowl.svg")
+    assert (tmp_path / "bowl.svg").read_text().count("<image ") == 2  # the other is the colour bar's
 
 
 def test_a_title_is_shown_as_it_is() -> None:

@@ -24,9 +24,11 @@ def layer(name: str, kind: str = "conv", mean: float = 0.5, std: float = 1.0, ze
 def gradients(*norms: float, verdict: Verdict = Verdict.HEALTHY) -> GradientProbe:
     """A weight and a bias a layer, with gradients of these norms."""
     rows = [
-        ParameterGradient(name="", shape=shape, gradient_norm=norm, mean_absolute=norm, weight_norm=1, ratio=norm)
-        for norm in norms
-        for shape in [(3, 3), (3,)]
+        ParameterGradient(
+            name=f"{index}.{kind}", shape=shape, gradient_norm=norm, mean_absolute=norm, weight_norm=2, ratio=norm / 2
+        )
+        for index, norm in enumerate(norms)
+        for kind, shape in [("weight", (3, 3)), ("bias", (3,))]
     ]
     return GradientProbe(loss=1.0, verdict=verdict, parameters=tuple(rows))
 
@@ -168,10 +170,30 @@ def test_activations_that_are_not_finite_leave_the_others_in_sight(value: float,
 
 
 def test_a_line_a_network_with_a_point_a_weight() -> None:
-    (axes,) = picture().axes
-    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2], [1, 2, 3]]
-    assert list(axes.lines[0].get_ydata()) == [1e-3, 1]
-    assert axes.get_yscale() == "log"
+    norms, ratios = picture().axes
+    for axes in (norms, ratios):
+        assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2], [1, 2, 3]]
+        assert axes.get_yscale() == "log"
+    assert list(norms.lines[0].get_ydata()) == [1e-3, 1]
+    assert list(ratios.lines[0].get_ydata()) == [5e-4, 0.5]
+
+
+def test_the_weights_of_a_network_alone_are_named() -> None:
+    figure = gradients_figure([("one", gradients(1, 1, 1))])
+    assert tick_labels(figure.axes[1]) == ["0", "1", "2"]
+    assert [round(place) for place in figure.axes[1].get_xticks()] == [1, 2, 3]
+
+
+def test_names_of_many_weights_do_not_overlap() -> None:
+    figure = gradients_figure([("deep", gradients(*[1.0] * 110))])
+    FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for text in figure.axes[1].get_xticklabels()]
+    assert len(boxes) <= MAX_LABELS
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+
+
+def test_the_weights_of_several_networks_are_numbered() -> None:
+    assert picture().axes[1].get_xlabel() == "weight, numbered from input to output"
 
 
 def test_the_legend_tells_the_verdict() -> None:
@@ -183,13 +205,13 @@ def test_the_legend_tells_the_verdict() -> None:
 def test_gradients_without_a_logarithm_leave_a_gap_and_a_word(norm: float, tmp_path: Path) -> None:
     figure = gradients_figure([("one", gradients(1, norm, 1))])
     save(figure, tmp_path / "a.png")
-    (axes,) = figure.axes
-    assert math.isnan(axes.lines[0].get_ydata()[1])
-    assert "zero or not finite" in axes.get_xlabel()
+    norms, ratios = figure.axes
+    assert math.isnan(norms.lines[0].get_ydata()[1])
+    assert "zero or not finite" in ratios.get_xlabel()
 
 
 def test_nothing_is_said_of_gaps_where_there_are_none() -> None:
-    assert "zero" not in picture().axes[0].get_xlabel()
+    assert "zero" not in picture().axes[1].get_xlabel()
 
 
 def test_a_network_whose_every_gradient_is_zero_can_be_drawn(tmp_path: Path) -> None:
