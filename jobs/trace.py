@@ -1,8 +1,8 @@
 """The memory of a job before it runs: the trainer's own step on fake tensors, every storage counted while it lives.
 
 A fake tensor has a size and no data, so a trace costs neither the memory nor the time of the real step
-(`jobs.tracing_mode`: torch's FakeTensorMode, mended and made faster). It runs on fake CPU tensors whatever the device: fake CUDA
-tensors need a GPU to go backward. For a GPU `jobs.cuda_semantics` has them cast, and keep, what CUDA's would.
+(`jobs.tracing_mode`: torch's FakeTensorMode, mended and made faster). It runs on fake CPU tensors whatever the device:
+fake CUDA tensors need a GPU to go backward. For a GPU `jobs.cuda_semantics` has them cast, and keep, what CUDA's would.
 """
 
 from collections.abc import Callable, Iterable, Iterator
