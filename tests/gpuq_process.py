@@ -1,5 +1,7 @@
 """`gpuq` as a real process in a state directory of its own."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -8,8 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import pytest
 
 from scheduler.background import running_dispatcher, stop_dispatcher
+from scheduler.cli import main
 from scheduler.home import Home
 from scheduler.store import Store
 
@@ -45,6 +51,20 @@ class Gpuq:
             check=False,
         )
 
+    def here(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """The same in this process: for what a command says and does, where its start and its end show nothing."""
+        words = [str(argument) for argument in arguments]
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.dict(os.environ, self.environment),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as leaving,
+        ):
+            main(words)
+        return subprocess.CompletedProcess(words, int(leaving.value.code or 0), out.getvalue(), err.getvalue())
+
     def spawn(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         return subprocess.Popen(
@@ -63,12 +83,12 @@ class Gpuq:
 
     def job(self, job_id: int) -> dict[str, Any]:
         """What `gpuq status ID --json` says of a job."""
-        told: dict[str, Any] = json.loads(self("status", str(job_id), "--json").stdout)["jobs"][0]
+        told: dict[str, Any] = json.loads(self.here("status", str(job_id), "--json").stdout)["jobs"][0]
         return told
 
     def dispatcher(self) -> int | None:
         """The pid of the dispatcher that runs, if one does."""
-        pid: int | None = json.loads(self("status", "--json").stdout)["dispatcher"]["pid"]
+        pid: int | None = json.loads(self.here("status", "--json").stdout)["dispatcher"]["pid"]
         return pid
 
     def becomes(self, job_id: int, word: str) -> None:
@@ -88,3 +108,9 @@ class Gpuq:
                 dispatcher = running_dispatcher(store)
             if dispatcher is not None:
                 stop_dispatcher(dispatcher)
+
+
+class GpuqHere(Gpuq):
+    """With every command in this process."""
+
+    __call__ = Gpuq.here

@@ -3,11 +3,24 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from gpuq_process import Gpuq
+from gpuq_process import Gpuq, GpuqHere
 
 RESV1 = '[model]\nname = "resv1"\n'
+LARGE = '[model]\nname = "baseline-130k"\n[data]\nname = "shapes"\n[train]\nbatch_size = 4000\n'
+ONE_GIB = ("--device", "cpu", "--memory", "1 GiB")
+Estimated = tuple[Gpuq, list[dict[str, Any]]]
+
+
+@pytest.fixture
+def gpuq(tmp_path: Path) -> Iterator[Gpuq]:
+    made = GpuqHere(tmp_path)
+    yield made
+    made.clean_up()
 
 
 def test_submit_prints_the_ids_it_queued(gpuq: Gpuq) -> None:
@@ -58,6 +71,12 @@ def test_one_bad_file_keeps_all_files_from_being_queued(gpuq: Gpuq) -> None:
         (("run", "nowhere.toml"), 2, "nowhere.toml: cannot be read: No such file or directory"),
         (("status", "--device", "tpu"), 2, "expected auto, cpu, cuda or cuda:INDEX, got 'tpu'"),
         (("status", "--memory", "6 apples"), 2, "expected a size such as"),
+        (("pause",), 2, "expected ids of jobs, or --all"),
+        (("pause", "1", "--all"), 2, "expected ids of jobs, or --all"),
+        (("pause", "7"), 2, "no job 7"),
+        (("resume",), 2, "expected ids of jobs, or --all"),
+        (("resume", "1", "--all"), 2, "expected ids of jobs, or --all"),
+        (("resume", "7"), 2, "no job 7"),
         (("frobnicate",), 2, "No such command 'frobnicate'"),
     ],
 )
@@ -83,7 +102,8 @@ def test_status_of_nothing_says_how_to_begin(gpuq: Gpuq) -> None:
     assert "no jobs; `gpuq submit FILE.toml` queues some" in gpuq("status").stdout
 
 
-def test_a_queued_job_waits_because_no_dispatcher_runs(gpuq: Gpuq) -> None:
+def test_a_queued_job_waits_because_no_dispatcher_runs(gpuq: Gpuq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.requests.PATIENCE_S", 0.1)
     gpuq("submit", "--no-start", gpuq.write("a.toml", RESV1))
     assert gpuq.job(1)["reason"] == "no dispatcher is running"
     waited = gpuq("wait", "1")
@@ -92,8 +112,9 @@ def test_a_queued_job_waits_because_no_dispatcher_runs(gpuq: Gpuq) -> None:
 
 
 def test_wait_right_after_submit_waits_for_the_dispatcher_to_take_up_its_post(gpuq: Gpuq) -> None:
-    gpuq("submit", "--device", "cpu", gpuq.write("a.toml", RESV1 + '[resources]\nmemory = "900 TiB"\n'))
-    waited = gpuq("wait", "1")
+    apart = Gpuq(gpuq.folder)  # in processes of their own, as whoever starts a dispatcher leaves it behind
+    apart("submit", "--device", "cpu", apart.write("a.toml", RESV1 + '[resources]\nmemory = "900 TiB"\n'))
+    waited = apart("wait", "1")
     assert (waited.returncode, waited.stderr) == (1, "")
     assert "the device has" in gpuq.job(1)["reason"]
 
@@ -136,24 +157,42 @@ def test_models_lists_every_network_with_its_size(gpuq: Gpuq) -> None:
     assert (mlp["input_shape"], mlp["classes"], mlp["parameters"]) == ([2], 2, 60 + 7 * 420 + 42)
 
 
-def test_estimate_tells_bytes_basis_and_where_they_go(gpuq: Gpuq) -> None:
-    declared = gpuq.write("declared.toml", RESV1 + '[resources]\nmemory = "2 GiB"\n[data]\nname = "shapes"\n')
-    traced = gpuq.write("traced.toml", '[model]\nname = "baseline-130k"\n')
-    first, second = json.loads(gpuq("estimate", "--json", declared, traced, "--device", "cpu").stdout)["estimates"]
-    assert (first["basis"], first["reservation_bytes"]) == ("declared", 2 << 30)
-    assert (second["file"], second["name"], second["basis"]) == (str(traced), "traced", "modelled")
-    assert sum(second["components"].values()) == second["estimate_bytes"] < second["reservation_bytes"]
+@pytest.fixture(scope="module")
+def estimated(tmp_path_factory: pytest.TempPathFactory) -> Estimated:
+    """What `gpuq estimate` says of a job with a declared figure, of one too large for the device, and of no network."""
+    gpuq = GpuqHere(tmp_path_factory.mktemp("estimated"))
+    gpuq.write("net.py", "def build(classes, channels):\n    raise ValueError('no such luck')\n")
+    files = [
+        gpuq.write("declared.toml", RESV1 + '[resources]\nmemory = "2 GiB"\n[data]\nname = "shapes"\n'),
+        gpuq.write("large.toml", LARGE),
+        gpuq.write("unbuildable.toml", '[model]\nname = "net.py:build"\n'),
+    ]
+    done = gpuq("estimate", "--json", *files, *ONE_GIB)
+    assert done.returncode == 1  # because of the last
+    return gpuq, json.loads(done.stdout)["estimates"]
 
 
-def test_estimate_tells_the_largest_batch_that_would_fit(gpuq: Gpuq) -> None:
-    text = '[model]\nname = "baseline-130k"\n[data]\nname = "shapes"\n[train]\nbatch_size = 4000\n'
-    options = ("--json", "--device", "cpu", "--memory", "1 GiB")
-    [told] = json.loads(gpuq("estimate", gpuq.write("a.toml", text), *options).stdout)["estimates"]
+def test_estimate_tells_bytes_basis_and_where_they_go(estimated: Estimated) -> None:
+    gpuq, (declared, traced, _) = estimated
+    assert (declared["basis"], declared["reservation_bytes"]) == ("declared", 2 << 30)
+    assert (traced["file"], traced["name"], traced["basis"]) == (str(gpuq.folder / "large.toml"), "large", "modelled")
+    assert sum(traced["components"].values()) == traced["estimate_bytes"] < traced["reservation_bytes"]
+
+
+def test_estimate_tells_the_largest_batch_that_would_fit(estimated: Estimated) -> None:
+    gpuq, (_, told, _) = estimated
     assert told["reservation_bytes"] > 1 << 30
-    found = str(told["largest_batch_size"])
-    fitting = gpuq.write("b.toml", text.replace("4000", found))
-    [told] = json.loads(gpuq("estimate", fitting, *options).stdout)["estimates"]
+    fitting = gpuq.write("fitting.toml", LARGE.replace("4000", str(told["largest_batch_size"])))
+    [told] = json.loads(gpuq("estimate", "--json", fitting, *ONE_GIB).stdout)["estimates"]
     assert told["reservation_bytes"] <= 1 << 30
+
+
+def test_a_network_that_cannot_be_built_is_told_with_its_error_beside_the_estimates_of_others(
+    estimated: Estimated,
+) -> None:
+    gpuq, (*_, unbuildable) = estimated
+    assert unbuildable["error"] == f"{gpuq.folder / 'net.py'}:build: ValueError: no such luck"
+    assert unbuildable["estimate_bytes"] is None
 
 
 def test_estimate_checks_a_job_that_has_run_only(gpuq: Gpuq) -> None:
@@ -161,14 +200,6 @@ def test_estimate_checks_a_job_that_has_run_only(gpuq: Gpuq) -> None:
     done = gpuq("estimate", "--check", "1")
     assert done.returncode == 1
     assert done.stderr == "gpuq: job 1 a has not run yet: there is nothing to compare its estimate with\n"
-
-
-def test_estimate_of_a_network_that_cannot_be_built_fails_with_one_line(gpuq: Gpuq) -> None:
-    gpuq.write("net.py", "def build(classes, channels):\n    raise ValueError('no such luck')\n")
-    done = gpuq("estimate", gpuq.write("a.toml", '[model]\nname = "net.py:build"\n'))
-    assert done.returncode == 1
-    net = gpuq.folder / "net.py"
-    assert done.stderr == f"gpuq: {gpuq.folder / 'a.toml'}: a: {net}:build: ValueError: no such luck\n"
 
 
 @pytest.mark.parametrize("command", ["status", "submit"])

@@ -35,10 +35,16 @@ def disk() -> Iterator[SmallDisk]:
         yield made
 
 
+class Apart(Gpuq):
+    """With every command in a process of its own, whose end lets go of a store on a full disk."""
+
+    here = Gpuq.__call__
+
+
 @pytest.fixture
 def gpuq(disk: SmallDisk) -> Iterator[Gpuq]:
     """Its state directory is on the small disk."""
-    made = Gpuq(disk.path)
+    made = Apart(disk.path)
     yield made
     disk.make_room()
     made.clean_up()

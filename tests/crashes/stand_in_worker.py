@@ -1,4 +1,5 @@
-"""In the worker's place: "trains" three steps, from where the job stood, and leaves what a worker leaves.
+"""In the worker's place: "trains" three steps, from where the job stood, and leaves what a worker leaves. It gives
+back some of its reservation.
 
 It complains if another works on the same job. It does not die with its parent process: it then lingers, for whoever
 starts the job again to get rid of it before.
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 STEPS = 3
+LEFT_BYTES = 50 << 20
 METRICS = Path("metrics.jsonl")
 
 
@@ -38,11 +40,13 @@ def line(step: int) -> str:
 def train(attempt: str) -> None:
     lines = whole_lines()
     METRICS.write_text("".join(lines))
-    write(f"{attempt}/progress.json", parameters=1, resumed_from_step=len(lines), steps=STEPS)
+    progress = {"parameters": 1, "resumed_from_step": len(lines), "steps": STEPS}
+    write(f"{attempt}/progress.json", **progress)
     for step in range(len(lines) + 1, STEPS + 1):
         time.sleep(float(os.environ.get("GPUQ_TEST_STEP_S", "0")))
         with METRICS.open("a") as file:
             file.write(line(step))
+    write(f"{attempt}/progress.json", **progress, reservation_bytes=LEFT_BYTES)
     best = {"best_epoch": STEPS, "best_step": STEPS, "best_train_accuracy": 1.0, "best_validation_accuracy": 1.0}
     tested = {"test_loss": 0.5, "test_accuracy": 0.75, "parameters": 1, "stopped_early": False}
     write("result.json", epochs=STEPS, steps=STEPS, **best, **tested)

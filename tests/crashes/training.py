@@ -3,7 +3,8 @@
 import signal  # noqa: F401
 from pathlib import Path
 
-import augment.policies  # noqa: F401
+import augment.operations  # noqa: F401
+import jobs.diagnostics.landscape
 import jobs.train  # noqa: F401 — imported here, once for all children
 from jobs import worker
 from jobs.job_file import read_job_files

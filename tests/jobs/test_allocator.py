@@ -15,7 +15,7 @@ from slow_allocator import SlowAllocator, SlowExpandableAllocator
 from jobs.allocator import CachingAllocator, Replay, replay
 
 MiB = 1 << 20
-MANY = settings(deadline=None, max_examples=200, derandomize=True)
+MANY = settings(deadline=None, max_examples=100, derandomize=True)
 SOME = settings(deadline=None, max_examples=40, derandomize=True)
 RECORDINGS = sorted((Path(__file__).parents[1] / "data" / "allocator-traces").glob("*.json.gz"))
 

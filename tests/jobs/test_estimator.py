@@ -20,7 +20,7 @@ from torch import nn
 
 def hoarding(classes, channels):
     made = nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, classes))
-    made.hoard = bytearray(100 << 20)
+    made.hoard = bytearray(400 << 20)
     return made
 
 def wide(classes, channels):
@@ -31,6 +31,9 @@ def forking(classes, channels):
     os.fork()
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, classes))
 """
+
+
+TORCHVISION = job("torchvision:squeezenet1_1", {})
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +47,21 @@ def request(key: int, spec: JobSpec, cache_dir: Path, *, prepare: bool = False) 
     return Request(key=key, spec=spec, device="cpu", precision="fp32", cache_dir=str(cache_dir), prepare=prepare)
 
 
+def estimator(requests: list[Request]) -> tuple["subprocess.CompletedProcess[bytes]", list[Message]]:
+    """A process of its own, ended, and all that it said to some requests."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "jobs.estimator"],
+        input=b"".join(msgspec.json.encode(one) + b"\n" for one in requests),
+        capture_output=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
+    return done, [msgspec.json.decode(line, type=Message) for line in done.stdout.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def said(user_file: Path, unruly_file: Path, cache_dir: Path) -> list[Message]:
-    """What one process said to these jobs, in turn."""
+    """What one process said to these jobs, in turn; the last two may take 256 MiB each."""
     jobs = [
         user_job(user_file, "printing"),
         user_job(user_file, "Raising", options={"error": "RuntimeError"}),
@@ -56,18 +71,16 @@ def said(user_file: Path, unruly_file: Path, cache_dir: Path) -> list[Message]:
         user_job(user_file, "peeking"),
         job("baseline-130k"),
         user_job(unruly_file, "forking"),
+        TORCHVISION,
+        user_job(user_file, "small"),
+        user_job(unruly_file, "hoarding"),
     ]
-    lines = b"".join(msgspec.json.encode(request(key, spec, cache_dir)) + b"\n" for key, spec in enumerate(jobs))
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "jobs.estimator"],
-        input=lines,
-        capture_output=True,
-        check=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-    )
+    requests = [request(key, spec, cache_dir) for key, spec in enumerate(jobs)]
+    limited = [msgspec.structs.replace(one, memory_limit_bytes=256 << 20) for one in requests[-2:]]
+    done, messages = estimator([*requests[:-2], *limited])
     assert b"built" in done.stderr
     assert b"below Python" in done.stderr
-    return [msgspec.json.decode(line, type=Message) for line in done.stdout.splitlines()]
+    return messages
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +94,7 @@ def test_the_process_says_when_data_are_prepared_and_tracing_begins(said: list[M
 
 
 def test_there_is_a_reply_a_request_in_order_whatever_a_network_does(replies: list[Reply]) -> None:
-    assert [reply.key for reply in replies] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [reply.key for reply in replies] == list(range(10))
 
 
 def test_a_network_that_prints_is_estimated_like_any_other(replies: list[Reply]) -> None:
@@ -120,12 +133,9 @@ def test_data_that_cannot_be_prepared_are_not_the_fault_of_the_network(tmp_path:
     assert "resv1" not in error
 
 
-def test_a_network_that_takes_more_memory_than_it_may_gets_no_reply(unruly_file: Path, cache_dir: Path) -> None:
-    """In a process of its own: this one may have freed enough before to give it that."""
-    hoarding = request(0, user_job(unruly_file, "hoarding"), cache_dir)
-    limited = msgspec.structs.replace(hoarding, memory_limit_bytes=64 << 20)
-    assert [type(message) for message in told([limited])] == [Tracing, OutOfMemory]
-    assert answer(hoarding).error is None
+def test_a_network_that_takes_more_memory_than_it_may_gets_no_reply(said: list[Message], replies: list[Reply]) -> None:
+    assert replies[9].error is None  # one that takes less
+    assert [type(message) for message in said if message.key == 10] == [Tracing, OutOfMemory]
 
 
 def test_weights_of_a_traced_network_take_no_memory(unruly_file: Path, cache_dir: Path) -> None:
@@ -170,23 +180,8 @@ class TestDataShape:
         assert from_facts == from_files
 
 
-def test_an_estimate_does_not_depend_on_what_was_estimated_before(cache_dir: Path) -> None:
+def test_an_estimate_does_not_depend_on_what_was_estimated_before(replies: list[Reply], cache_dir: Path) -> None:
     """Tracing imports parts of what torchvision needs, which its worker has to import all the same."""
-    plain = job()
-    torchvision = job("torchvision:squeezenet1_1", {})
-    alone, after = (process_bytes(jobs, cache_dir)[-1] for jobs in ([torchvision], [plain, torchvision]))
-    assert after == pytest.approx(alone, rel=0.03)
-
-
-def process_bytes(specs: list[JobSpec], cache_dir: Path) -> list[int]:
-    """What a new estimator says the processes of jobs take, one after the other."""
-    messages = told([request(key, spec, cache_dir) for key, spec in enumerate(specs)])
-    return [message.components["process"] for message in messages if isinstance(message, Reply)]
-
-
-def told(requests: list[Request]) -> list[Message]:
-    """All that a process of its own says to some requests."""
-    lines = b"".join(msgspec.json.encode(one) + b"\n" for one in requests)
-    command = [sys.executable, "-P", "-m", "jobs.estimator"]
-    done = subprocess.run(command, input=lines, capture_output=True, check=False)
-    return [msgspec.json.decode(line, type=Message) for line in done.stdout.splitlines()]
+    _, (_, alone) = estimator([request(0, TORCHVISION, cache_dir)])
+    assert isinstance(alone, Reply)
+    assert replies[8].components["process"] == pytest.approx(alone.components["process"], rel=0.03)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from msgspec.structs import replace
 from tiny import (
     BATCH,
@@ -26,8 +27,17 @@ from tiny import (
 from jobs.diagnostics.landscape import Landscape
 from jobs.errors import TrainingError
 from jobs.room import StopRequested
-from jobs.run_dir import FlowLine, RunDir, read_lines, read_metrics, read_record, write_record
+from jobs.run_dir import FlowLine, Result, RunDir, read_lines, read_metrics, read_record, write_record
 from jobs.spec import Cosine, DiagnosticsSpec
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> RunDir:
+    """Of iterations that nobody interrupts."""
+    torch.set_num_threads(1)  # as for the tests: sums are in the same order
+    files = RunDir(tmp_path_factory.mktemp("reference"))
+    write_record(files.result, train(TestIterations.SPEC, files.path, cache_dir))
+    return files
 
 
 class TestIterations:
@@ -35,35 +45,31 @@ class TestIterations:
 
     SPEC = job(iterations=3 * STEPS - 1, evaluate_every=3, schedule=Cosine(), augment="easy")
 
-    def test_a_line_comes_every_so_many_iterations_and_at_the_end(self, tmp_path: Path, cache_dir: Path) -> None:
-        train(self.SPEC, tmp_path, cache_dir)
-        lines = read_metrics(RunDir(tmp_path).metrics)
+    def test_a_line_comes_every_so_many_iterations_and_at_the_end(self, reference: RunDir) -> None:
+        lines = read_metrics(reference.metrics)
         assert [(line.step, line.epoch) for line in lines] == [(3, 1), (6, 2), (9, 3), (11, 3)]
 
-    def test_a_line_counts_the_images_since_the_line_before(self, tmp_path: Path, cache_dir: Path) -> None:
-        train(self.SPEC, tmp_path, cache_dir)
+    def test_a_line_counts_the_images_since_the_line_before(self, reference: RunDir) -> None:
         images = [3 * BATCH, 160 - 3 * BATCH + 2 * BATCH, BATCH + 160 - 3 * BATCH + BATCH, 2 * BATCH]
-        for line, count in zip(read_metrics(RunDir(tmp_path).metrics), images, strict=True):
+        for line, count in zip(read_metrics(reference.metrics), images, strict=True):
             assert line.train_accuracy * count == pytest.approx(round(line.train_accuracy * count), abs=1e-9)
             assert 0 < line.train_loss < 10
 
-    def test_how_often_it_is_evaluated_changes_no_weight(self, tmp_path: Path, cache_dir: Path) -> None:
-        weights = []
-        for every in (3, None):
-            folder = tmp_path / str(every)
-            one = trainer(job_with(self.SPEC, evaluate_every=every), folder, cache_dir)
-            one.run()
-            weights.append(saved(RunDir(folder).last_checkpoint)["network"])
+    def test_how_often_it_is_evaluated_changes_no_weight(
+        self, reference: RunDir, tmp_path: Path, cache_dir: Path
+    ) -> None:
+        train(job_with(self.SPEC, evaluate_every=None), tmp_path, cache_dir)
+        weights = (saved(files.last_checkpoint)["network"] for files in (reference, RunDir(tmp_path)))
         assert identical(*weights)
 
     @pytest.mark.parametrize("steps", range(1, 11))
-    def test_stopped_and_resumed_equals_uninterrupted(self, tmp_path: Path, cache_dir: Path, steps: int) -> None:
-        reference = tmp_path / "reference"
-        expected = train(self.SPEC, reference, cache_dir)
+    def test_stopped_and_resumed_equals_uninterrupted(
+        self, reference: RunDir, tmp_path: Path, cache_dir: Path, steps: int
+    ) -> None:
         with pytest.raises(StopRequested):
             trainer(self.SPEC, tmp_path, cache_dir, after(steps)).run()
-        assert train(self.SPEC, tmp_path, cache_dir) == expected
-        assert_same(RunDir(tmp_path), RunDir(reference))
+        assert train(self.SPEC, tmp_path, cache_dir) == read_record(reference.result, Result)
+        assert_same(RunDir(tmp_path), reference)
 
     def test_epochs_and_as_many_iterations_train_alike(self, tmp_path: Path, cache_dir: Path) -> None:
         by_epochs, by_iterations = tmp_path / "epochs", tmp_path / "iterations"

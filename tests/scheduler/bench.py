@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builders import ORIGIN, GiB, ended, spec
+from msgspec.structs import replace
 
 from jobs.run_dir import (
     AttemptFiles,
@@ -14,6 +15,7 @@ from jobs.run_dir import (
     Progress,
     Result,
     RunDir,
+    read_whole,
     write_record,
 )
 from jobs.spec import JobSpec
@@ -170,6 +172,12 @@ class Bench:
 
     def begin(self, job_id: int, step: int = 0) -> None:
         write_record(self.files(job_id).progress, Progress(parameters=1000, resumed_from_step=step, steps=1000))
+
+    def give_back(self, job_id: int, left_bytes: int) -> None:
+        """The worker, which has begun, is held to less from now on, and says so."""
+        progress = read_whole(self.files(job_id).progress, Progress)
+        assert progress is not None
+        write_record(self.files(job_id).progress, replace(progress, reservation_bytes=left_bytes))
 
     def end(self, job_id: int, **record: object) -> None:
         """Let the attempt end so; a worker that succeeds has left its result before."""

@@ -3,9 +3,12 @@
 import pytest
 from bench import Bench
 from builders import MiB, prediction
+from click.testing import CliRunner
+from scripted import Night
 from steps import Queue
 
 from jobs.run_dir import ExitCode
+from scheduler.cli import cli
 from scheduler.errors import UnknownJobError
 from scheduler.home import Home
 from scheduler.pausing import held_in_words, pause_jobs, pause_queue, resume_jobs, resume_queue
@@ -175,6 +178,33 @@ def test_a_paused_queue_starts_nothing_even_where_all_would_fit(bench: Bench) ->
     bench.submit(memory="1 MiB")
     bench.tick()
     assert bench.starting() == []
+
+
+TWO_ATTEMPTS = """
+    if attempt == 2 and os.path.exists("checkpoint"):
+        succeed()
+    signal.signal(signal.SIGTERM, lambda *_: touch("asked"))
+    touch("ready")
+    wait_for("asked")
+    touch("checkpoint")
+    sys.exit(75)
+"""
+
+
+def test_a_running_job_is_paused_at_its_checkpoint_and_goes_on_from_there(
+    night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real processes, and a script in the worker's place."""
+    monkeypatch.setenv("GPUQ_HOME", str(night.home.path))
+    dispatcher = night.begin(TWO_ATTEMPTS)
+    night.wait_for("ready")
+    assert CliRunner().invoke(cli, ["pause", "1"]).stdout == "job 1 will be held after its checkpoint\n"
+    assert dispatcher.wait(timeout=60) == 1  # only paused jobs are left
+    [job] = night.jobs()
+    assert (job.state, job.is_paused, job.reason) == (State.QUEUED, True, "paused")
+    assert CliRunner().invoke(cli, ["resume", "--no-start", "1"]).stdout.startswith("job 1 resumed\n")
+    night.morning()
+    assert (night.begun(), night.outcomes()) == ([1, 2], [Outcome.STOPPED, Outcome.SUCCEEDED])
 
 
 # -- what people are told ---------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reply | str]:
     folder = tmp_path_factory.mktemp("unruly")
     file = folder / "unruly.py"
     file.write_text(NETWORKS)
-    limits = Limits(memory_bytes=256 << 20, trace_cpu_s=5)
+    limits = Limits(memory_bytes=256 << 20, trace_cpu_s=3)
     tracer = Tracer(CpuDevice(), folder / "cache", folder / "log", limits=limits)
     for key, name in enumerate(ORDER):
         job = spec(network=f"{file}:{name}")
@@ -123,7 +123,7 @@ def _without_file(one: Reply | Failed, file: Path) -> Reply | str:
     ("network", "reason"),
     [
         ("Growing", "unruly.py:Growing: tracing it took more than 256 MiB of memory"),
-        ("Endless", "unruly.py:Endless: tracing it took more than 5 s of the CPU"),
+        ("Endless", "unruly.py:Endless: tracing it took more than 3 s of the CPU"),
         ("Pair", "unruly.py:Pair returned tuple, expected logits of shape (256, 10)"),
         ("Interrupting", "unruly.py:Interrupting: KeyboardInterrupt"),
         ("Quitting", "unruly.py:Quitting: SystemExit"),
