@@ -27,7 +27,9 @@ from jobs.optimizer import build_optimizer, forget_training
 from jobs.spec import JobSpec
 from jobs.step import STEPS_PER_CHUNK, Totals, chosen_chunk_size, evaluation_step, training_step
 from jobs.storages import Storages
-from jobs.tracing_mode import TracingMode
+from jobs.tracing_mode import Results, TracingMode
+
+_RESULTS: Results = {}  # of operators, in all traces of this process
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
     Raises ModelError for a network that cannot be built, and whatever its forward raises.
     """
     policy(spec.data.augment, shape.input_shape[-1])  # imported now, lest the constants of its library are traced
-    fake, memory = TracingMode(), Storages()
+    fake, memory = TracingMode(_RESULTS), Storages()
     network = _fake_network(spec, shape, fake)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     with fake.counting(memory), _semantics(device):

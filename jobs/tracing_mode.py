@@ -75,16 +75,21 @@ class _Result:
     is_first_argument: bool = False
 
 
+Results = dict[tuple[object, ...], _Result | None]  # by operator and arguments; None: not to be remembered
+
+
 class TracingMode(KernelFakeMode):  # type: ignore[no-untyped-call]
     """A FakeTensorMode that remembers results, and counts the storages of what operators under it return.
 
     What operators do within themselves is not counted: neither is it seen of real ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, results: Results | None = None) -> None:
+        """`results` are those of earlier traces, and are added to."""
         super().__init__()
+        self.cache_enabled = False  # torch's own memory would only be asked for what is not in this one
         self._storages: Storages | None = None
-        self._results: dict[tuple[object, ...], _Result | None] = {}  # None: not to be remembered
+        self._results: Results = {} if results is None else results
         self._depth = 0  # of operators that torch takes apart
 
     @classmethod

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from jobs.kernel_fakes import KernelFakeMode
 from jobs.storages import Storages, StorageTrace
-from jobs.tracing_mode import Kind, TracingMode, kind_of
+from jobs.tracing_mode import Kind, Results, TracingMode, kind_of
 
 IMAGES = (4, 3, 16, 16)
 UNFIT = r"size|shape|broadcast"
@@ -75,7 +75,7 @@ class Odd(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"residual": Residual, "attending": Attending, "odd": Odd}
 
 
-class Results(TorchDispatchMode):
+class Seen(TorchDispatchMode):
     """Keeps what operators return in words: sizes, strides, types, and which storage it is, in order of appearance."""
 
     def __init__(self) -> None:
@@ -125,10 +125,10 @@ def steps(network: Callable[[], nn.Module], precision: torch.dtype) -> Iterator[
 def test_all_that_operators_return_is_what_torch_s_fake_tensors_are(network: str, precision: torch.dtype) -> None:
     seen = []
     for mode in (KernelFakeMode(), TracingMode()):
-        with mode, Results() as results:
+        with mode, Seen() as returned:
             for _ in steps(NETWORKS[network], precision):
                 pass
-        seen.append(results.seen)
+        seen.append(returned.seen)
     assert len(seen[0]) > 150
     assert seen[1] == seen[0]
 
@@ -163,15 +163,21 @@ def test_what_an_operator_is_made_of_does_not_count() -> None:
     assert memory.peak_bytes == values.nbytes + result.nbytes
 
 
-def test_most_of_a_second_step_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The operators that are left to torch."""
+    operators: list[Any] = []
     by_torch = TracingMode._by_torch
 
     def noting(self: TracingMode, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        asked.append(func)
+        operators.append(func)
         return by_torch(self, func, types, args, kwargs)
 
     monkeypatch.setattr(TracingMode, "_by_torch", noting)
+    return operators
+
+
+def test_most_of_a_second_step_is_remembered(asked: list[Any]) -> None:
     with TracingMode():
         network, images = Attending(), torch.rand(IMAGES)
         asked.clear()
@@ -180,6 +186,17 @@ def test_most_of_a_second_step_is_remembered(monkeypatch: pytest.MonkeyPatch) ->
         network(images).sum().backward()
     assert first > 100
     assert len(asked) - first < first / 5  # gradients now add up
+
+
+def test_another_mode_may_know_what_one_has_seen(asked: list[Any]) -> None:
+    results: Results = {}
+    with TracingMode(results):
+        first = torch.zeros(3).exp()
+    asked.clear()
+    with TracingMode(results) as mode:
+        second = torch.zeros(3).exp()
+    assert asked == []
+    assert (second.shape, second.dtype, second.fake_mode) == (first.shape, first.dtype, mode)
 
 
 class TestArguments:
