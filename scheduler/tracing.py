@@ -29,7 +29,7 @@ class Limits:
 
     # Decoding or downloading a data set.
     prepare_s: float = 900.0
-    # A trace takes a second or two; of torchvision's largest networks 12 s on a slow core, to draw their weights.
+    # A trace takes a second or less; a network that must be built for real takes what drawing its weights does, too.
     trace_cpu_s: int = 60
     # By the clock: when jobs train on all cores, a trace gets a fraction of one.
     trace_s: float = 600.0
