@@ -36,9 +36,9 @@ def _value(spec: JobSpec, key: str) -> Value:
     found = _model(spec) if section == "model" else msgspec.to_builtins(getattr(spec, section, {}))
     value = found.get(name) if isinstance(found, Mapping) else None
     if not isinstance(value, Value):
-        raise InputError(
-            [f"--against {key}: {spec.name} has no such key with one value; model.depth is one, for example"]
-        )
+        known = ", ".join(f"model.{option}" for option, one in _model(spec).items() if isinstance(one, Value))
+        problem = f"{spec.name} has no such key with one value; it has {known}, and those of other sections"
+        raise InputError([f"--against {key}: {problem}"])
     return value
 
 
