@@ -46,13 +46,13 @@ def estimate(drawn: Sequence[configurations.Configuration], files: Sequence[Path
 
 
 def with_outcomes(rows: Sequence[dict[str, Any]], jobs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of jobs that have ended, each with how, and what its worker held at most."""
+    """The rows of jobs that have ended, each with how, and what its worker held at most in any attempt."""
     return [
         {
             **row,
             "outcome": job["outcome"],
             "reason": job["reason"],
-            "peak_bytes": job["attempts"][-1]["peak_bytes"],
+            "peak_bytes": max((one["peak_bytes"] or 0 for one in job["attempts"]), default=None),
             "attempts": len(job["attempts"]),
         }
         for row in rows

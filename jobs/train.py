@@ -251,6 +251,7 @@ class Trainer:
 
     def _test(self) -> Result:
         """Measure the weights that did best on validation on the test part."""
+        self.optimizer.zero_grad(set_to_none=True)  # what is loaded takes as much as the gradients did
         self._load_best()
         loss, accuracy = self._evaluate(self.data.test)
         best = self.position.best

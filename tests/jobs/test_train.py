@@ -28,6 +28,7 @@ from tiny import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import jobs.train
 from jobs import schedule
 from jobs.errors import CheckpointError, TrainingError
 from jobs.room import StopRequested
@@ -201,6 +202,20 @@ class TestEnds:
         assert result.best_epoch <= 3
         assert best["trained"] == result.best_epoch * STEPS
         assert identical(dict(one.network.state_dict()), best)
+
+    def test_the_gradients_are_gone_before_the_best_weights_take_their_room(
+        self, tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held: list[bool] = []
+        loading = jobs.train.load_weights
+
+        def noting(path: Path, network: torch.nn.Module) -> None:
+            held.append(any(parameter.grad is not None for parameter in network.parameters()))
+            loading(path, network)
+
+        monkeypatch.setattr("jobs.train.load_weights", noting)
+        train(job("resv1", {"width": 4, "blocks": [1, 1, 1, 1]}), tmp_path, cache_dir)
+        assert held == [False]
 
     def test_the_test_part_is_measured_once(self, tmp_path: Path, cache_dir: Path, user_file: Path) -> None:
         one = trainer(user_job(user_file, "Counting"), tmp_path, cache_dir)
