@@ -155,7 +155,9 @@ def _job(random_: random.Random, choice: Choice, ranges: Ranges, images: Path) -
         data |= {"augment": random_.choice(POLICIES), "chunk_size": chunk}
     if choice.name == "torchvision:vit_b_16":
         options["image_size"] = size or 32
-    steps = peak_steps(labelled * 8 // 10, batch, chunk)
+    trained = labelled * 8 // 10  # the rest is held out
+    batch = min(batch, trained)
+    steps = peak_steps(trained, batch, chunk)
     return {
         "model": {"name": choice.name, **options},
         "data": data,

@@ -4,10 +4,11 @@
 
 1. Measure the machine's constants (`gpuq doctor --calibrate`), and let gpuq run other jobs to learn its margins from.
 2. Draw configurations, estimate them, and write both to the result before any runs.
-3. Run each alone in a fresh process capped at its reservation; one that runs out of memory counts, and is run again
-   uncapped to know by how much.
+3. Run each alone in a fresh process capped at its reservation (`--cap estimate`: without a margin); one that runs out
+   of memory counts, and is run again uncapped to know by how much. The next process imports what it needs meanwhile,
+   but opens no context.
 4. Run some again, reserved by what they were measured to use.
-5. Have gpuq pack the lot, and watch the device.
+5. Have gpuq pack the lot, all but a workstation's share of the device being held by another process, and watch it.
 
 The result is whole after each run: a benchmark that is cut short has told what it knew. `--device cpu` shows that it
 works where there is no GPU; resident memory is then the only figure, and is not capped.
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,17 @@ from typing import Any
 import alternatives
 import configurations
 import harness
-from harness import Accuracy, Row, accuracy
+import msgspec
+from gpu_report import accuracies, succeeded
 from report import most_at_once
 
 from jobs.job_file import read_job_files
 from jobs.run_dir import ExitCode, Launch, RunDir, write_record
 from jobs.spec import JobSpec
-from scheduler.device import Device, Snapshot, choose_device
+from scheduler.calibration import take_up
+from scheduler.device import Device, GiB, Snapshot, choose_device
 from scheduler.errors import DeviceUnreadableError
+from scheduler.estimate import Basis
 from scheduler.estimate import measured as measured_estimate
 from scheduler.home import Home
 
@@ -47,7 +51,18 @@ REPEATS = 10
 # Of the time: when each stage is over at the latest, so that every stage has some.
 CALIBRATED, RUN, REPEATED = 0.25, 0.75, 0.82
 RUN_S = 90.0  # that one run may take
+LAST_S = 20.0  # that the alternatives may take once all else is done
 SAMPLE_S = 0.1
+PACKED_SHARE = 0.9  # of the budget: a larger job is not packed, lest the others wait for it
+
+# Holds so many bytes of the GPU until its standard input ends.
+HOLD = """
+import sys, torch
+kept = torch.empty(int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+torch.cuda.synchronize()
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 @dataclass
@@ -79,11 +94,8 @@ class Bench:
 
 def calibrate(bench: Bench, count: int, seed: int) -> set[str]:
     """Constants, and margins from other jobs, which are returned by what they are, to be left out of the test."""
-    try:
+    with contextlib.suppress(SystemExit):  # what came of it is kept, or the dispatcher's own try below
         harness.gpuq(bench.home.path, "doctor", "--calibrate", "--device", bench.name)
-        constants = "measured"
-    except SystemExit as error:
-        constants = str(error)
     drawn = configurations.draw(count, seed + CALIBRATION_SEED, bench.device.kind, bench.folder / "images")
     files = [one.write(make(bench.folder / "calibration")) for one in drawn]
     jobs = harness.run_queue(bench.home.path, files, bench.name, bench.left_s(CALIBRATED)) if files else {}
@@ -91,7 +103,7 @@ def calibrate(bench: Bench, count: int, seed: int) -> set[str]:
         {key: job[key] for key in ("name", "outcome", "reason", "estimate_bytes", "peak_bytes")}
         for job in jobs.values()
     ]
-    bench.save(constants=constants, calibration=told)
+    bench.save(constants=msgspec.to_builtins(take_up(bench.device, bench.home)), calibration=told)
     return {what(one) for one in drawn}
 
 
@@ -101,13 +113,18 @@ def what(configuration: configurations.Configuration) -> str:
 
 
 def draw(bench: Bench, count: int, seed: int, known: set[str]) -> list[dict[str, Any]]:
-    """The configurations that are tested, with their estimates, saved before any of them runs."""
+    """The configurations that are tested, with their estimates, saved before any of them runs.
+
+    None whose memory was measured in the calibration is among them.
+    """
     drawn = configurations.draw(count + len(known), seed, bench.device.kind, bench.folder / "images")
     drawn = [one for one in drawn if what(one) not in known][:count]
     files = [one.write(make(bench.folder / "jobs")) for one in drawn]
     snapshot = bench.device.snapshot({})
     rows = []
     for one, found in zip(drawn, harness.estimated(bench.home.path, files, bench.name), strict=True):
+        if found["basis"] != Basis.MODELLED:
+            continue
         estimate = {key: found[key] for key in ("estimate_bytes", "margin", "reservation_bytes", "components")}
         rows.append({"name": one.name, "family": one.family, "toml": one.toml, **estimate})
     too_large = [row["name"] for row in rows if row["reservation_bytes"] > snapshot.budget_bytes]
@@ -116,85 +133,152 @@ def draw(bench: Bench, count: int, seed: int, known: set[str]) -> list[dict[str,
     return rows
 
 
-def run_all(bench: Bench, rows: Sequence[dict[str, Any]], specs: Mapping[str, JobSpec]) -> None:
-    """Each alone, capped at its reservation; again without a cap if that was not enough."""
-    for row in rows:
-        if bench.left_s(RUN) <= 0:
-            break
-        spec, context = specs[row["name"]], row["components"].get("context", 0)
-        row["capped"] = run(bench, spec, row["reservation_bytes"], context)
-        row["measured"] = row["capped"]
-        if row["capped"]["outcome"] == ExitCode.OUT_OF_MEMORY.name:
-            row["measured"] = run(bench, spec, bench.device.snapshot({}).total_bytes, context)
-        bench.save(jobs=rows)
+def run_all(bench: Bench, rows: Sequence[dict[str, Any]], specs: Mapping[str, JobSpec], cap: str) -> None:
+    """Each alone, capped at its reservation or estimate; again without a cap if that was not enough."""
+    with contextlib.closing(runs(bench, (specs[row["name"]] for row in rows))) as ready:
+        for row, one in zip(rows, ready, strict=True):
+            if bench.left_s(RUN) <= 0:
+                break
+            context = row["components"].get("context", 0)
+            row["capped"] = one.go(row[f"{cap}_bytes"], context)
+            row["measured"] = row["capped"]
+            if row["capped"]["outcome"] == ExitCode.OUT_OF_MEMORY.name:
+                with contextlib.closing(Run(bench, specs[row["name"]])) as again:
+                    row["measured"] = again.go(bench.device.snapshot({}).total_bytes, context)
+            bench.save(jobs=rows)
 
 
 def run_again(bench: Bench, rows: Sequence[dict[str, Any]], specs: Mapping[str, JobSpec]) -> None:
     """Some, with the reservation that a job of a known signature gets on a machine without more history."""
-    for row in succeeded(rows)[:REPEATS]:
-        if bench.left_s(REPEATED) <= 0:
-            break
-        known = measured_estimate(row["measured"]["process_bytes"])
-        context = row["components"].get("context", 0)
-        row["repeated"] = run(bench, specs[row["name"]], known.reservation_bytes, context)
-        bench.save(jobs=rows)
+    known = succeeded(rows)[:REPEATS]
+    with contextlib.closing(runs(bench, (specs[row["name"]] for row in known))) as ready:
+        for row, one in zip(known, ready, strict=True):
+            if bench.left_s(REPEATED) <= 0:
+                break
+            reserved = measured_estimate(row["measured"]["process_bytes"]).reservation_bytes
+            row["repeated"] = one.go(reserved, row["components"].get("context", 0))
+            bench.save(jobs=rows)
 
 
-def run(bench: Bench, spec: JobSpec, reservation_bytes: int, context_bytes: int) -> dict[str, Any]:
-    """One run in a fresh process: how it ended, and its peaks."""
-    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
-        files = RunDir(Path(folder) / "run")
-        files.create(spec)
-        environment = {**os.environ, **bench.device.environment(spec.resources.threads)}
+class Run:
+    """One run in a fresh process, which imports what it needs at once, and touches the device when told to go."""
+
+    def __init__(self, bench: Bench, spec: JobSpec) -> None:
+        self._bench, self._spec = bench, spec
+        self._folder = tempfile.TemporaryDirectory(dir=bench.folder)
+        self._files = RunDir(Path(self._folder.name) / "run")
+        self._files.create(spec)
+        self._process = subprocess.Popen(
+            [sys.executable, str(WORKER), str(self._files.path)],
+            env={**os.environ, **bench.device.environment(spec.resources.threads)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def go(self, reservation_bytes: int, context_bytes: int) -> dict[str, Any]:
+        """How it ended, and its peaks."""
         launch = Launch(
             number=1,
-            device=bench.device.torch_device,
-            precision=spec.train.precision,
+            device=self._bench.device.torch_device,
+            precision=self._spec.train.precision,
             reservation_bytes=reservation_bytes,
             context_bytes=context_bytes,
             resident_limit_bytes=None,
             grace_s=0.0,
-            cache_dir=str(bench.home.cache),
+            cache_dir=str(self._bench.home.cache),
             environment={},
         )
-        write_record(files.attempt(1).launch, launch)
-        command = [sys.executable, str(WORKER), str(files.path), str(bench.used_bytes())]
+        write_record(self._files.attempt(1).launch, launch)
         began = time.monotonic()
         try:
-            ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=RUN_S)
+            _, errors = self._process.communicate(f"{self._bench.used_bytes()}\n", timeout=RUN_S)
         except subprocess.TimeoutExpired:
             return {"outcome": "TIMED_OUT"}
-        outcome = ExitCode(ended.returncode).name if ended.returncode in list(ExitCode) else str(ended.returncode)
+        code = self._process.returncode
+        outcome = ExitCode(code).name if code in list(ExitCode) else str(code)
         row = {"outcome": outcome, "seconds": time.monotonic() - began}
-        if outcome not in (ExitCode.SUCCEEDED.name, ExitCode.OUT_OF_MEMORY.name):
-            row["error"] = ended.stderr.strip().rpartition("\n")[2]
+        if outcome != ExitCode.SUCCEEDED.name:
+            row["error"] = errors.strip().rpartition("\n")[2]
         with contextlib.suppress(FileNotFoundError):
-            row |= json.loads((files.path / "measured.json").read_text())
+            row |= json.loads((self._files.path / "measured.json").read_text())
         return row
 
+    def close(self) -> None:
+        with self._process:
+            self._process.kill()
+        self._folder.cleanup()
 
-def pack(bench: Bench, files: Sequence[Path]) -> None:
-    """All at once by gpuq: how many ran at a time, which ran out of memory, and what the device had in use."""
-    with watching(bench.device) as used:
-        jobs = harness.run_queue(bench.home.path, files, bench.name, bench.left_s(1.0))
-    packed = [jobs[file.stem] for file in files if file.stem in jobs]
+
+def runs(bench: Bench, specs: Iterable[JobSpec]) -> Generator[Run, None, None]:
+    """Runs of these jobs in turn: while one goes, the next one imports."""
+    ready: list[Run] = []
+    try:
+        for spec in specs:
+            ready.append(Run(bench, spec))
+            if len(ready) > 1:
+                yield ready[0]
+                ready.pop(0).close()
+        yield from ready
+    finally:
+        for one in ready:
+            one.close()
+
+
+def pack(bench: Bench, rows: Sequence[dict[str, Any]], within_bytes: int) -> None:
+    """All at once by gpuq: how many ran at a time, which ran out of memory, and what the device had in use.
+
+    Those that are too large for `within_bytes` of the device are left out.
+    """
+    with holding_all_but(bench.device, within_bytes), watching(bench.device) as used:
+        before = bench.device.snapshot({})
+        fitting = [row["name"] for row in rows if row["reservation_bytes"] <= PACKED_SHARE * before.budget_bytes]
+        files = [bench.folder / "jobs" / f"{name}.toml" for name in fitting]
+        jobs = harness.run_queue(bench.home.path, files, bench.name, bench.left_s(1.0)) if files else {}
+    packed = [jobs[name] for name in fitting if name in jobs]
     spans = [{"spans": [[one["started_at"], one["ended_at"]] for one in job["attempts"]]} for job in packed]
     attempts = [attempt for job in packed for attempt in job["attempts"]]
-    snapshot = bench.device.snapshot({})
     bench.save(
         packing={
             "jobs": len(files),
+            "too_large": len(rows) - len(files),
             "ended": len(packed),
             "succeeded": sum(job["outcome"] == "succeeded" for job in packed),
             "attempts": len(attempts),
             "out_of_memory": sum(attempt["outcome"] == "out_of_memory" for attempt in attempts),
             "most_at_once": most_at_once(spans) if packed else 0,
+            "budget_bytes": before.budget_bytes,
             "most_used_bytes": max(used, default=None),
-            "total_bytes": snapshot.total_bytes,
-            "headroom_bytes": snapshot.headroom_bytes,
-            "samples_over_budget": sum(one > snapshot.total_bytes - snapshot.headroom_bytes for one in used),
+            "used_by_others_bytes": before.used_by_others_bytes,
+            "total_bytes": before.total_bytes,
+            "headroom_bytes": before.headroom_bytes,
+            "samples_over_budget": sum(one > before.total_bytes - before.headroom_bytes for one in used),
         }
     )
+
+
+@contextlib.contextmanager
+def holding_all_but(device: Device, left_bytes: int) -> Iterator[None]:
+    """Inside, another process holds what a GPU has free beyond so many bytes; nothing of the CPU's memory."""
+    snapshot = device.snapshot({})
+    held_bytes = snapshot.total_bytes - snapshot.used_by_others_bytes - left_bytes
+    if device.kind == "cpu" or held_bytes <= 0:
+        yield
+        return
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(held_bytes)],
+        env={**os.environ, **device.environment(1)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # nothing, if it could not
+            yield
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -219,63 +303,20 @@ def watching(device: Device) -> Iterator[list[int]]:
             thread.join()
 
 
-def succeeded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if row.get("measured", {}).get("outcome") == ExitCode.SUCCEEDED.name]
-
-
-def predicted(row: Row, figure: str) -> float:
-    """gpuq's own figure of a job's `process`, `reserved` or `allocated` bytes, or an alternative's of the process."""
-    components = row["components"]
-    beside_process = {"process": 0, "reserved": components.get("context", 0)}
-    beside_process["allocated"] = beside_process["reserved"] + components.get("allocator slack", 0)
-    if figure in beside_process:
-        return float(row["estimate_bytes"] - beside_process[figure])
-    return float(row["alternatives"][figure] + components.get("context", components.get("process", 0)))
-
-
-def judge(rows: Sequence[Row], figure: str = "process") -> Accuracy:
-    """How a figure did; what would be reserved by it is the figure and gpuq's margin."""
-    told = [predicted(row, figure) for row in rows]
-    measure = f"{figure}_bytes" if f"{figure}_bytes" in rows[0]["measured"] else "process_bytes"
-    reserved = [guess * (1 + row["margin"]) for guess, row in zip(told, rows, strict=True)]
-    return accuracy(told, [row["measured"][measure] for row in rows], reserved)
-
-
-def repeats(rows: Sequence[Row]) -> dict[str, Accuracy]:
-    """How well a first run tells the second."""
-    known = [row for row in rows if "process_bytes" in row.get("repeated", {})]
-    if not known:
-        return {}
-    first = [row["measured"]["process_bytes"] for row in known]
-    held = [measured_estimate(peak).reservation_bytes for peak in first]
-    return {"repeated": accuracy(first, [row["repeated"]["process_bytes"] for row in known], held)}
-
-
 def report(bench: Bench, rows: Sequence[dict[str, Any]], told: Mapping[str, Mapping[str, int | None]]) -> None:
     """Print and save how all of it did."""
     for row in rows:
         row["alternatives"] = told.get(row["name"], {})
-    known, capped = succeeded(rows), [row for row in rows if "capped" in row]
-    failed = [f"{row['name']}: {row['capped']}" for row in capped if row["capped"]["outcome"] != "SUCCEEDED"]
-    print(f"{len(capped)} of {len(rows)} run, {len(known)} measured; not within their cap: {failed or 'none'}")
-    summary: dict[str, Any] = {"run": len(capped), "measured": len(known), "failed": failed}
+    known, summary = succeeded(rows), dict[str, Any]()
+    for runs_ in ("capped", "repeated"):
+        tried = [row for row in rows if runs_ in row]
+        failed = [f"{row['name']}: {row[runs_]}" for row in tried if row[runs_]["outcome"] != "SUCCEEDED"]
+        print(f"{runs_}: {len(tried)} of {len(rows)} run; not within their cap: {failed or 'none'}")
+        summary[runs_] = {"run": len(tried), "failed": failed}
     if known:
-        figures = [one for one in ("process", "reserved", "allocated") if f"{one}_bytes" in known[0]["measured"]]
-        overall = {figure: judge(known, figure) for figure in figures} | repeats(known)
-        for name in alternatives.ALTERNATIVES:
-            if with_it := [row for row in known if row["alternatives"].get(name) is not None]:
-                overall[name] = judge(with_it, name)
-        families = harness.by_family(known, judge)
-        harness.show("figure", overall)
-        harness.show("family", families)
-        print("worst:", "; ".join(worst := harness.worst(known, error)))
-        summary |= {"worst": worst, "figures": harness.as_json(overall), "families": harness.as_json(families)}
+        summary |= accuracies(known)
     print("packing:", bench.result.get("packing"))
     bench.save(jobs=rows, summary=summary)
-
-
-def error(row: Row) -> float:
-    return float(row["estimate_bytes"] / row["measured"]["process_bytes"] - 1)
 
 
 def make(folder: Path) -> Path:
@@ -288,17 +329,18 @@ def about(snapshot: Snapshot) -> dict[str, Any]:
     return {**harness.about(), **told, "used_by_others_bytes": snapshot.used_by_others_bytes}
 
 
-def bench_all(bench: Bench, count: int, calibration: int, seed: int) -> None:
-    bench.save(**about(bench.device.snapshot({})), seed=seed)
+def bench_all(bench: Bench, options: argparse.Namespace) -> None:
+    bench.save(**about(bench.device.snapshot({})), seed=options.seed, cap=options.cap)
     configurations.make_images(bench.folder / "images")
-    rows = draw(bench, count, seed, calibrate(bench, calibration, seed))
+    known = calibrate(bench, options.calibration_jobs, options.seed)
+    rows = draw(bench, options.jobs, options.seed, known)
     files = [bench.folder / "jobs" / f"{row['name']}.toml" for row in rows]
     specs = {spec.name: spec for _, spec in read_job_files(files)}
     with alternatives.asking(files) as others:
-        run_all(bench, rows, specs)
+        run_all(bench, rows, specs, options.cap)
         run_again(bench, rows, specs)
-        pack(bench, files)
-        report(bench, rows, others(bench.left_s(1.0)))
+        pack(bench, rows, int(options.pack_within * GiB))
+        report(bench, rows, others(max(LAST_S, bench.left_s(1.0))))
 
 
 def main() -> None:
@@ -307,6 +349,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=60)
     parser.add_argument("--calibration-jobs", type=int, default=20, help="other jobs, to learn margins from")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cap", choices=("reservation", "estimate"), default="reservation", help="of each run")
+    parser.add_argument("--pack-within", type=float, default=24, help="GiB of the device that packing has")
     parser.add_argument("--minutes", type=float, default=9, help="for all of it; stops early with what it has")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -315,7 +359,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder) / "home").create()
         bench = Bench(device, options.device, Path(folder), home, began, options.minutes, options.out)
-        bench_all(bench, options.jobs, options.calibration_jobs, options.seed)
+        bench_all(bench, options)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,30 @@
-"""A worker of gpuq, as its attempt was launched, and then what it had used: `python gpu_worker.py RUN_DIR USED_BYTES`.
+"""A worker of gpuq, and then what it had used: `python gpu_worker.py RUN_DIR`.
 
-USED_BYTES is what was in use on the device before. Leaves `measured.json` in the run directory.
+It imports what its job needs, and waits for a line of standard input before it trains: the bytes in use on the device.
+By then its attempt must have been launched. Leaves `measured.json` in the run directory.
 """
 
+import importlib
 import json
 import resource
 import sys
 from pathlib import Path
 
 from jobs import worker
+from jobs.resident import worker_modules
 from jobs.run_dir import Launch, RunDir, read_record, write_atomically
 from scheduler.device import choose_device
 
 
-def main(run_dir: str, used_before: str) -> int:
+def main(run_dir: str) -> int:
+    files = RunDir(Path(run_dir))
+    for module in worker_modules(files.read_spec()):
+        importlib.import_module(module)
+    used_before = int(sys.stdin.readline())
     code = worker.main(run_dir, "1")
-    launch = read_record(RunDir(Path(run_dir)).attempt(1).launch, Launch)
+    launch = read_record(files.attempt(1).launch, Launch)
     assert launch is not None
-    write_atomically(Path(run_dir) / "measured.json", json.dumps(measured(launch.device, int(used_before))).encode())
+    write_atomically(files.path / "measured.json", json.dumps(measured(launch.device, used_before)).encode())
     return code
 
 

@@ -42,7 +42,10 @@ def estimated(home: Path, files: Iterable[Path], device: str) -> list[dict[str, 
 
 
 def run_queue(home: Path, files: Iterable[Path], device: str, seconds: float) -> dict[str, dict[str, Any]]:
-    """What became of the jobs of these files, run by gpuq, by name. Those that time leaves unfinished are left out."""
+    """What became of the jobs of these files, run by gpuq, by name.
+
+    Those that time leaves unfinished are left out, and cancelled: nothing that comes later is to wait for them.
+    """
     command = [sys.executable, "-P", "-m", "scheduler.cli", "run", "--device", device, *map(str, files)]
     running = subprocess.Popen(command, env={**os.environ, "GPUQ_HOME": str(home)}, stdout=subprocess.DEVNULL)
     try:
@@ -51,7 +54,10 @@ def run_queue(home: Path, files: Iterable[Path], device: str, seconds: float) ->
         running.send_signal(signal.SIGINT)  # its workers stop, too
         running.wait()
     jobs = json.loads(gpuq(home, "status", "--json"))["jobs"]
-    return {job["name"]: job for job in jobs if job["outcome"] is not None}
+    if unfinished := [str(job["id"]) for job in jobs if job["outcome"] is None]:
+        gpuq(home, "cancel", *unfinished)
+    latest = {job["name"]: job for job in sorted(jobs, key=lambda job: int(job["id"]))}
+    return {name: job for name, job in latest.items() if job["outcome"] is not None}
 
 
 def about() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The device jobs run on, and what is in its memory at one instant. The only NVML and psutil."""
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Mapping
@@ -146,12 +147,10 @@ class CudaDevice:
         try:
             handle = self._handle()
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
             name = pynvml.nvmlDeviceGetName(handle)
         except pynvml.NVMLError as error:
             raise DeviceUnreadableError(f"GPU {self._gpu} cannot be read: {error}") from error
-        listed = {process.pid: process.usedGpuMemory for process in processes}
-        # Containers list the host's pids and WSL2 no bytes: there a worker's own report has to do.
+        listed = _listed(handle)
         held = {pid: listed.get(pid) or reported for pid, reported in workers.items()}
         total, used = int(memory.total), int(memory.total) - int(memory.free)
         return Snapshot(
@@ -184,9 +183,26 @@ class CudaDevice:
         return "bf16" if major >= 8 else "fp32"
 
     def environment(self, threads: int) -> dict[str, str]:
-        """This GPU alone, numbered as NVML numbers it."""
+        """This GPU alone, numbered as NVML numbers it; and cuBLAS keeps its workspaces, as is measured and traced.
+
+        In older versions of torch it always does; in newer ones, such as 2.15, only if told to
+        (`torch.backends.cuda.blas_workspace_size`).
+        """
         visible = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": self._gpu}
-        return {**visible, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        threading = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        return {**visible, **threading, "TORCH_CUBLAS_WORKSPACE_CACHE": "1"}
+
+
+def _listed(handle: Any) -> dict[int, int | None]:
+    """Bytes of processes on a GPU, by pid, as far as NVML tells; where it does not, a worker's own report has to do.
+
+    Containers list the host's pids, WSL2 no bytes, and some virtual GPUs, or MIG without permission, no processes.
+    """
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError):
+        return {one.pid: one.usedGpuMemory for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    return {}
 
 
 def chosen_precision(wanted: str, device: Device) -> str:

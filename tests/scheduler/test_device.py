@@ -137,7 +137,7 @@ class StubNvml(ModuleType):
         self.count = 1
         self.capability = (9, 0)
         self.memory = SimpleNamespace(total=80 * GiB, free=50 * GiB)
-        self.processes: list[SimpleNamespace] = []
+        self.processes: list[SimpleNamespace] | None = []
 
     def nvmlInit(self) -> None:  # noqa: N802
         if self.error is not None:
@@ -155,6 +155,8 @@ class StubNvml(ModuleType):
         return self.memory
 
     def nvmlDeviceGetComputeRunningProcesses(self, _handle: int) -> list[SimpleNamespace]:  # noqa: N802
+        if self.processes is None:
+            raise NVMLError("Not Supported")
         return self.processes
 
     def nvmlDeviceGetName(self, _handle: int) -> str:  # noqa: N802
@@ -191,8 +193,14 @@ def test_memory_of_our_workers_is_not_subtracted_from_the_budget(nvml: StubNvml)
     assert CudaDevice().snapshot({7: 0}).budget_bytes == 80 * GiB - 80 * GiB // 50
 
 
-@pytest.mark.parametrize("listed", [[], [holding(4242, 12 * GiB)], [holding(7, None)]], ids=["no", "host's", "WSL2"])
-def test_a_workers_own_report_counts_where_nvml_does_not_know_it(nvml: StubNvml, listed: list[SimpleNamespace]) -> None:
+@pytest.mark.parametrize(
+    "listed",
+    [[], [holding(4242, 12 * GiB)], [holding(7, None)], None],
+    ids=["no", "host's", "WSL2", "not supported"],
+)
+def test_a_workers_own_report_counts_where_nvml_does_not_know_it(
+    nvml: StubNvml, listed: list[SimpleNamespace] | None
+) -> None:
     nvml.processes = listed
     snapshot = CudaDevice().snapshot({7: 10 * GiB})
     assert (snapshot.used_by_worker, snapshot.used_by_others_bytes) == ({7: 10 * GiB}, 20 * GiB)
@@ -250,6 +258,10 @@ def test_a_worker_sees_its_gpu_alone_numbered_as_nvml_numbers_it() -> None:
     environment = CudaDevice(1).environment(4)
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_cublas_keeps_its_workspaces_in_every_version_of_torch_as_they_are_traced() -> None:
+    assert CudaDevice().environment(1)["TORCH_CUBLAS_WORKSPACE_CACHE"] == "1"
 
 
 # -- which device -----------------------------------------------------------------------------------------------
