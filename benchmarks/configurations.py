@@ -1,12 +1,12 @@
 """Configurations to try estimates on, drawn by a seed: network × data × augmentation × batch × optimizer × precision.
 
-The constants of `jobs.estimator` were fitted to networks of the block study; what is drawn here is none of those.
+The constants of `jobs.estimator` are fitted to other networks (`FITTED`) than those that they are tried on (`TRIED`).
 Each is a job as short as its peak allows: two steps after the second chunk of images was augmented, one evaluation.
 """
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle, islice
@@ -56,7 +56,7 @@ OPTIMIZERS = (
     {"name": "adamw"},
 )
 NARROW = ({"width": 4}, {"width": 6}, {"width": 8})
-CHOICES = (
+TRIED = (
     Choice("plain", "alexnet", ({}, {"width": 32})),
     Choice("plain", "vggnet", NARROW),
     Choice("plain", "vggnet-bn", NARROW),
@@ -85,6 +85,40 @@ CHOICES = (
     Choice("attention", "torchvision:convnext_tiny"),
     Choice("attention", "torchvision:vit_b_16"),
 )
+BLOCK_STUDY = [
+    "baseline-130k",
+    "baseline-430k",
+    "resv1",
+    "bn4",
+    "bn8",
+    "deb",
+    "hwyv1",
+    "hwyv2",
+    "bv1",
+    "bv2",
+    "bnv1",
+    "bnv2",
+]
+SMALL = [
+    "resnet34",
+    "mobilenet_v2",
+    "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
+    "mobilenet_v3_large",
+    "densenet169",
+    "mnasnet1_0",
+]
+LARGE = ["resnet50", "wide_resnet50_2", "vgg11", "vgg11_bn", "alexnet", "vit_b_32", "convnext_small", "swin_v2_t"]
+FITTED = (
+    *(Choice("block study", name, ({}, {"width": 8}, {"width": 16})) for name in BLOCK_STUDY),
+    *(Choice("small", f"torchvision:{name}") for name in SMALL),
+    *(Choice("large", f"torchvision:{name}") for name in LARGE),
+    Choice(
+        "linear",
+        f"{Path(__file__).with_name('perceptron.py')}:perceptron",
+        tuple({"width": 64 << n} for n in (0, 3, 5)),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -101,17 +135,17 @@ class Configuration:
         return file
 
 
-def draw(count: int, seed: int, kind: str, images: Path) -> list[Configuration]:
+def draw(count: int, seed: int, kind: str, images: Path, choices: Sequence[Choice] = TRIED) -> list[Configuration]:
     """Different configurations for a kind of device, of each family in turn; `images` is where `make_images` put them.
 
     The first ones of a seed are the same however many are drawn.
     """
-    return list(islice(_drawn(random.Random(seed), RANGES[kind], images), count))
+    return list(islice(_drawn(random.Random(seed), RANGES[kind], images, choices), count))
 
 
-def _drawn(random_: random.Random, ranges: Ranges, images: Path) -> Iterator[Configuration]:
+def _drawn(random_: random.Random, ranges: Ranges, images: Path, choices: Sequence[Choice]) -> Iterator[Configuration]:
     known: set[str] = set()
-    for choice in _choices(random_):
+    for choice in _in_turn(random_, choices):
         for _ in range(REDRAWS):
             toml = as_toml(job := _job(random_, choice, ranges, images))
             if toml not in known and _is_affordable(job, ranges.most_macs):
@@ -121,12 +155,12 @@ def _drawn(random_: random.Random, ranges: Ranges, images: Path) -> Iterator[Con
                 break
 
 
-def _choices(random_: random.Random) -> Iterator[Choice]:
+def _in_turn(random_: random.Random, choices: Sequence[Choice]) -> Iterator[Choice]:
     """One of each family in turn, without end; within a family each comes once before any comes twice."""
-    decks: dict[str, list[Choice]] = {choice.family: [] for choice in CHOICES}
+    decks: dict[str, list[Choice]] = {choice.family: [] for choice in choices}
     for family, deck in cycle(decks.items()):
         if not deck:
-            deck += random_.sample(members := [one for one in CHOICES if one.family == family], len(members))
+            deck += random_.sample(members := [one for one in choices if one.family == family], len(members))
         yield deck.pop()
 
 
@@ -153,7 +187,7 @@ def _job(random_: random.Random, choice: Choice, ranges: Ranges, images: Path) -
         labelled = CLASSES * IMAGES_PER_CLASS
         data = {"name": "imagefolder", "root": str(images), "image_size": size}
         data |= {"augment": random_.choice(POLICIES), "chunk_size": chunk}
-    if choice.name == "torchvision:vit_b_16":
+    if choice.name.startswith("torchvision:vit"):
         options["image_size"] = size or 32
     trained = labelled * 8 // 10  # the rest is held out
     batch = min(batch, trained)

@@ -1,10 +1,12 @@
 """Estimates against what workers really used on the CPU, over jobs drawn before any of them runs.
 
-    uv run python benchmarks/estimator.py --jobs 60 --seed 1 --minutes 30 --out benchmarks/results/estimator-cpu.json
+    uv run python benchmarks/estimator.py --jobs 60 --seed 3 --minutes 30 --out benchmarks/results/estimator-cpu.json
+    uv run python benchmarks/estimator.py --fit --seed 5 --out benchmarks/results/estimator-cpu-fit.json
     uv run python benchmarks/estimator.py --tensors --minutes 60 --out benchmarks/results/tensor-peaks-cpu.json
 
 The jobs (`configurations.py`), their estimates and what other ways of predicting say (`alternatives.py`) are in the
 file before the first job starts; then gpuq runs them, two at a time, and what each worker held at most is put beside.
+With --fit, jobs of other networks, and the constants that would have suited them best.
 With --tensors, no worker: traced tensor peaks against those of real steps (`tensor_peaks.py`).
 """
 
@@ -19,17 +21,23 @@ from typing import Any
 import alternatives
 import configurations
 import harness
+import numpy as np
 import tensor_peaks
 from harness import Accuracy, MiB, Row, accuracy
 
+from jobs.estimator import CPU_TRAINING_BYTES
+from jobs.malloc import HOLES_SHARE
+
 AT_ONCE = 2
 OURS = "gpuq"
+TENSORS = "parameters", "gradients", "optimizer", "data", "activations", "augmentation"
 
 
-def estimate(drawn: Sequence[configurations.Configuration], files: Sequence[Path], home: Path) -> list[dict[str, Any]]:
+def estimate(
+    drawn: Sequence[configurations.Configuration], files: Sequence[Path], home: Path, told: alternatives.Told
+) -> list[dict[str, Any]]:
     """A row for each configuration: what gpuq and the alternatives predict of the worker's resident memory."""
     estimates = harness.estimated(home, files, "cpu")
-    told = alternatives.ask(files)
     return [
         {
             "name": one.name,
@@ -38,7 +46,7 @@ def estimate(drawn: Sequence[configurations.Configuration], files: Sequence[Path
             **{key: found[key] for key in ("estimate_bytes", "margin", "reservation_bytes", "components")},
             "alternatives": {
                 name: None if size is None else size + found["components"]["process"]
-                for name, size in told[one.name].items()
+                for name, size in told.get(one.name, {}).items()
             },
         }
         for one, found in zip(drawn, estimates, strict=True)
@@ -76,7 +84,7 @@ def methods(rows: Sequence[Row]) -> dict[str, Accuracy]:
     """gpuq and the alternatives, each over the jobs that it has a figure for."""
     found = {OURS: judge(rows)}
     for name in alternatives.ALTERNATIVES:
-        if known := [row for row in rows if row["alternatives"][name] is not None]:
+        if known := [row for row in rows if row["alternatives"].get(name) is not None]:
             found[name] = judge(known, name)
     return found
 
@@ -110,18 +118,44 @@ def report(rows: Sequence[Row], drawn: int) -> dict[str, Any]:
     }
 
 
-def workers(count: int, seed: int, minutes: float, save: Callable[[dict[str, Any]], None]) -> None:
+def best_constants(rows: Sequence[Row], rounds: int = 50) -> dict[str, float]:
+    """The constants of `jobs.estimator` and `jobs.malloc` that make the sum of absolute relative errors the least.
+
+    By iteratively reweighted least squares (Schlossmacher 1973), which is enough for two unknowns.
+    """
+    imports = [row["components"]["process"] - CPU_TRAINING_BYTES for row in rows]
+    tensors = [sum(row["components"].get(name, 0) for name in TENSORS) for row in rows]
+    large_blocks = [row["components"]["allocator slack"] / HOLES_SHARE for row in rows]
+    peaks = np.array([row["peak_bytes"] for row in rows], float)
+    beyond = (peaks - imports - tensors) / peaks
+    terms = np.stack([np.ones(len(rows)), large_blocks], axis=1) / peaks[:, None]
+    weights = np.ones(len(rows))
+    for _ in range(rounds):
+        found = np.linalg.lstsq(terms * weights[:, None], beyond * weights, rcond=None)[0]
+        weights = np.maximum(abs(terms @ found - beyond), 1e-3) ** -0.5
+    errors = terms @ found - beyond
+    constants = {"CPU_TRAINING_BYTES": float(found[0]), "HOLES_SHARE": float(found[1])}
+    return {**constants, "median_error": float(np.median(abs(errors))), "worst_under": float(errors.min())}
+
+
+def workers(count: int, seed: int, minutes: float, save: Callable[[dict[str, Any]], None], *, fit: bool) -> None:
     """Draw, estimate, save, run, report, save."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:AT_ONCE])  # as many jobs as cores run at once
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
-        drawn = configurations.draw(count, seed, "cpu", configurations.make_images(Path(folder) / "images"))
+        images = configurations.make_images(Path(folder) / "images")
+        choices = configurations.FITTED if fit else configurations.TRIED
+        drawn = configurations.draw(count, seed, "cpu", images, choices)
         files = [one.write(Path(folder)) for one in drawn]
         about = {**harness.about(), "seed": seed}
-        rows = estimate(drawn, files, home)
+        rows = estimate(drawn, files, home, {} if fit else alternatives.ask(files))
         save({**about, "jobs": rows})
         rows = with_outcomes(rows, harness.run_queue(home, files, "cpu", 60 * minutes))
-        save({**about, "summary": report(rows, count), "jobs": rows})
+        summary = report(rows, count)
+        if fit:
+            summary["best constants"] = best_constants([row for row in rows if row["outcome"] == "succeeded"])
+            print("best constants:", summary["best constants"])
+        save({**about, "summary": summary, "jobs": rows})
 
 
 def tensors(seed: int, minutes: float, save: Callable[[dict[str, Any]], None]) -> None:
@@ -135,6 +169,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=30, help="what the runs may take; the rest is left out")
+    parser.add_argument("--fit", action="store_true", help="run jobs of other networks, and fit constants to them")
     parser.add_argument("--tensors", action="store_true", help="compare tensor peaks, without workers")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -142,7 +177,7 @@ def main() -> None:
     if options.tensors:
         tensors(options.seed, options.minutes, save)
     else:
-        workers(options.jobs, options.seed, options.minutes, save)
+        workers(options.jobs, options.seed, options.minutes, save, fit=options.fit)
 
 
 if __name__ == "__main__":

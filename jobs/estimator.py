@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 
 MiB = 1 << 20
 
-# On the CPU: the code pages, thread stacks and kernel scratch that a training touches after its imports, and what
-# malloc keeps beside the tensors. Fitted to 16 small jobs, checked on others (docs/results.md, "Memory").
-CPU_TRAINING_BYTES = 120 * MiB
-CPU_SLACK_SHARE = 0.35
+# On the CPU: the code pages, stacks and kernel scratch that a training touches after its imports. Fitted to 51 small
+# jobs, checked on others (docs/results.md, "Memory").
+CPU_TRAINING_BYTES = 44 * MiB
 
 
 def main() -> None:
@@ -212,13 +211,12 @@ def cpu_components(traced: "Trace", process_bytes: int) -> dict[str, int]:
     While it loads, the memory-mapped cache and the copy taken from it are both resident.
     """
     tensors = tensor_components(traced)
-    slack = int(CPU_SLACK_SHARE * (tensors["activations"] + tensors["augmentation"]))
-    loading = max(0, 2 * traced.data_bytes - traced.peak_bytes - slack)
+    loading = max(0, 2 * traced.data_bytes - traced.peak_bytes - traced.holes_bytes)
     return {
         "process": process_bytes + CPU_TRAINING_BYTES,
         **tensors,
         "loading": loading,
-        "allocator slack": slack,
+        "allocator slack": traced.holes_bytes,
     }
 
 

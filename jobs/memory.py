@@ -5,15 +5,14 @@ import resource
 
 import torch
 
-from jobs.resident import resident_bytes
-
 MiB = 1 << 20
 
-# As a process ends, pages of torch's libraries become resident that were not before: 26 to 115 MiB were seen.
-EXIT_BYTES = 120 * MiB
-
-# Outside its caching allocator, as when a context is made, torch reports CUDA's own error.
-_OUT_OF_MEMORY = re.compile("can't allocate memory|CUDA (driver )?error: out of memory")
+# Outside its caching allocator, as when a context is made, torch reports CUDA's own error; libraries report theirs. A
+# convolution whose workspaces do not fit is one that cuDNN has no engine or algorithm for.
+_OUT_OF_MEMORY = re.compile(
+    "can't allocate memory|CUDA (driver )?error: out of memory|_STATUS_ALLOC_FAILED"
+    "|unable to find an engine to execute this computation|Unable to find a valid cuDNN algorithm to run convolution"
+)
 
 # What torch's messages say of the codes that stand for the device, its driver or its connection (CUDA Runtime API,
 # "Data types used by CUDA Runtime", cudaError); an "unspecified launch failure" is more often a device than a kernel.
@@ -34,7 +33,7 @@ def cap_memory(device: torch.device, reservation_bytes: int, context_bytes: int)
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        share = (reservation_bytes - context_bytes) / total
+        share = (reservation_bytes - context_bytes + 0.5) / total  # torch rounds share × total down
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(share, 1e-6)), device)
 
 
@@ -47,12 +46,6 @@ def peak_bytes(device: torch.device, context_bytes: int = 0) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) + context_bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def foreseen_bytes(device: torch.device, context_bytes: int = 0) -> int:
-    """The peak of this process if it goes on holding what it holds: its peak so far or, on the CPU, that of its end."""
-    so_far = peak_bytes(device, context_bytes)
-    return so_far if device.type == "cuda" else max(so_far, resident_bytes() + EXIT_BYTES)
 
 
 def parts(device: torch.device, imported_bytes: int | None, loaded_bytes: int | None) -> dict[str, int | None]:

@@ -46,7 +46,7 @@ class Totals:
 
 def chosen_chunk_size(chunk_size: int | None, device: torch.device) -> int:
     """On a GPU a chunk of thousands hides what an operation costs the host; on the CPU it should fit the caches."""
-    return chunk_size or (4096 if device.type == "cuda" else 1024)
+    return chunk_size or (4096 if device.type == "cuda" else 256)
 
 
 def steps_to_peak(chunk_size: int | None, batch_size: int, device: torch.device) -> int:

@@ -2,12 +2,12 @@
 
 import torch
 
-from jobs.memory import cap_memory, foreseen_bytes
+from jobs.memory import cap_memory, peak_bytes
 
 MiB = 1 << 20
 
 # A peak that has risen by no more than this from one evaluation to the next has settled, and as much is left to it for
-# what is still to come. On the CPU that was 3.5 % at most (docs/estimation.md, "What a job gives back"). On a GPU it is
+# what is still to come. On the CPU that was 1.7 % at most (docs/estimation.md, "What a job gives back"). On a GPU it is
 # fragmentation, and the caching allocator frees what it can before it fails.
 GROWTH = {"cpu": 0.05, "cuda": 0.02}
 
@@ -28,7 +28,7 @@ class Surplus:
         The bytes left of the reservation, whole MiB, if it was lowered just now; the process is held to them already.
         """
         growth = 1 + GROWTH[self._device.type]
-        peak = max(self._peak_bytes, foreseen_bytes(self._device, self._context_bytes))
+        peak = peak_bytes(self._device, self._context_bytes)
         has_settled = steps >= self._steps_to_peak and peak <= self._peak_bytes * growth
         self._peak_bytes = peak
         left = -(-int(peak * growth) // MiB) * MiB

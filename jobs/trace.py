@@ -23,6 +23,7 @@ from jobs.cuda_semantics import as_on_cuda
 from jobs.diagnostics.gradient_flow import GradientFlow
 from jobs.diagnostics.plane import Plane
 from jobs.diagnostics.survey import evaluation_batch_size
+from jobs.malloc import holes_bytes
 from jobs.optimizer import build_optimizer, forget_training
 from jobs.spec import JobSpec
 from jobs.step import STEPS_PER_CHUNK, Totals, chosen_chunk_size, evaluation_step, training_step
@@ -58,6 +59,7 @@ class Trace:
     optimizer_bytes: int
     workspace_bytes: int  # no tensors, but allocated with them
     reserved_peak_bytes: int  # of the caching allocator (jobs.allocator), were it asked for all of these
+    holes_bytes: int  # of the heap on the CPU (jobs.malloc), likewise
     parameters: int
 
     @property
@@ -110,6 +112,7 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
             optimizer_bytes=optimizer_bytes,
             workspace_bytes=workspace_bytes,
             reserved_peak_bytes=replay(memory.events).peak_reserved_bytes,
+            holes_bytes=holes_bytes(memory.events),
             parameters=parameters,
         )
 

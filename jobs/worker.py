@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from jobs.errors import UNDERSTOOD, GpuqError, in_words
 from jobs.heartbeat import Heartbeat
@@ -170,5 +170,15 @@ def die_with_parent(parent: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave(code: int) -> NoReturn:
+    """End this process without what Python does first: nothing is left to be written, and taking torch apart costs
+    most of a second, in which up to 130 MiB of its libraries become resident that a training never needed.
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    leave(main(*sys.argv[1:]))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from jobs import malloc
 from jobs.errors import InputError
 from jobs.trace_messages import Constants
 from scheduler.errors import DeviceUnreadableError
@@ -112,8 +113,9 @@ class CpuDevice:
         return "fp32"
 
     def environment(self, threads: int) -> dict[str, str]:
-        """No GPU to be seen, and thread pools of the right size from the first import on."""
-        return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        """No GPU to be seen, thread pools of the right size from the first import on, and malloc held to rules."""
+        pools = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        return {"CUDA_VISIBLE_DEVICES": "", **pools, **malloc.ENVIRONMENT}
 
 
 class CudaDevice:

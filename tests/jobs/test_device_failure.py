@@ -41,7 +41,16 @@ def test_what_a_network_does_wrong_is(error: Exception) -> None:
     assert not is_device_failure(error)
 
 
-@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA driver error: out of memory"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",
+        "CUDA driver error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+    ],
+)
 def test_memory_that_runs_out_beside_the_allocator_is_no_failure_of_the_device(said: str) -> None:
     assert is_out_of_memory(RuntimeError(said))
     assert not is_device_failure(RuntimeError(said))

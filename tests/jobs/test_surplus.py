@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import STEPS, Killed, after, job, trainer
 
-from jobs import memory, surplus
+from jobs import surplus
 from jobs.room import StopRequested
 from jobs.run_dir import Progress, RunDir, read_record
 from jobs.spec import DiagnosticsSpec
@@ -29,7 +30,7 @@ def left(peaks_mib: Iterable[float], *, steps: int = 10, steps_to_peak: int = 1)
     found = []
     with pytest.MonkeyPatch.context() as patch:
         for number, peak in enumerate(peaks_mib, start=1):
-            patch.setattr(surplus, "foreseen_bytes", lambda *_, peak=peak: int(peak * MiB))
+            patch.setattr(surplus, "peak_bytes", lambda *_, peak=peak: int(peak * MiB))
             found.append(of_1000_mib.give_back(number * steps))
     return [None if one is None else one / MiB for one in found]
 
@@ -52,29 +53,24 @@ def test_where_there_is_nothing_to_give_back_the_reservation_stays() -> None:
 
 @given(st.lists(st.floats(400, 1100), max_size=12), st.integers(1, 30))
 @settings(deadline=None, max_examples=60, derandomize=True)
-def test_it_is_lowered_once_at_most_and_never_below_what_is_held(held: list[float], steps_to_peak: int) -> None:
-    """What a process holds may fall; it may need as much again."""
-    found = left(held, steps_to_peak=steps_to_peak)
-    lowered = [(number, one) for number, one in enumerate(found) if one is not None]
+def test_it_is_lowered_once_at_most_and_never_below_the_peak(held: list[float], steps_to_peak: int) -> None:
+    peaks = list(accumulate(held, max))
+    found = left(peaks, steps_to_peak=steps_to_peak)
+    lowered = [(peak, one) for peak, one in zip(peaks, found, strict=True) if one is not None]
     assert len(lowered) <= 1
-    assert all(max(held[: number + 1]) <= one < 1000 for number, one in lowered)
+    assert all(peak <= one < 1000 for peak, one in lowered)
 
 
 def test_on_a_gpu_the_allocator_is_capped_at_what_is_left_beside_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    capped: list[tuple[float, torch.device]] = []
+    capped: list[int] = []
     monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda _: 1000 * MiB)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=8 * GiB))
-    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda *arguments: capped.append(arguments))
+    monkeypatch.setattr(
+        "torch.cuda.set_per_process_memory_fraction", lambda share, _: capped.append(int(share * 8 * GiB))
+    )
     of_4_gib = Surplus(GPU, 4 * GiB, 600 * MiB, steps_to_peak=1)
     assert [of_4_gib.give_back(10), of_4_gib.give_back(20)] == [None, 1632 * MiB]
-    assert capped == [((1632 - 600) * MiB / (8 * GiB), GPU)]
-
-
-def test_on_the_cpu_the_end_of_the_process_is_yet_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "resident_bytes", lambda: 700 * MiB)
-    for peak_mib, foreseen in ((710, 700 * MiB + memory.EXIT_BYTES), (900, 900 * MiB)):
-        monkeypatch.setattr(memory, "peak_bytes", lambda *_, peak_mib=peak_mib: peak_mib * MiB)
-        assert memory.foreseen_bytes(CPU) == foreseen
+    assert capped == [(1632 - 600) * MiB]
 
 
 class TestTraining:
@@ -82,7 +78,7 @@ class TestTraining:
 
     @pytest.fixture(autouse=True)
     def _peak(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(surplus, "foreseen_bytes", lambda *_: 600 * MiB)
+        monkeypatch.setattr(surplus, "peak_bytes", lambda *_: 600 * MiB)
 
     @staticmethod
     def said(folder: Path) -> Progress:

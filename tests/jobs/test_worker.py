@@ -79,6 +79,27 @@ class TestProcess:
         assert peak is not None
         assert peak.peak_bytes > 100 * 2**20  # torch alone is that much
 
+    def test_it_ends_with_its_training_whatever_a_network_has_left_running_and_what_was_printed_is_kept(
+        self, user_file: Path, prepared: Callable[[JobSpec], RunDir]
+    ) -> None:
+        files = prepared(user_job(user_file, "lingering", epochs=1))
+        ended = subprocess.run(command(files), stdout=subprocess.PIPE, timeout=DEADLINE_S, check=True)
+        assert ended.stdout.endswith(b"a thread waits")
+
+    def test_it_takes_no_more_memory_than_it_says_at_its_end(
+        self, user_file: Path, prepared: Callable[[JobSpec], RunDir]
+    ) -> None:
+        files = prepared(user_job(user_file, "small", epochs=1))
+        process = subprocess.Popen(command(files))
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said = read_record(files.attempt(1).peak, Peak)
+        assert said is not None
+        assert (process.returncode, usage.ru_maxrss * 1024) == (
+            ExitCode.SUCCEEDED,
+            pytest.approx(said.peak_bytes, abs=2**20),
+        )
+
     def test_it_dies_with_its_parent(self, user_file: Path, prepared: Callable[[JobSpec], RunDir]) -> None:
         files = prepared(user_job(user_file, "printing", epochs=10**6, checkpoint_every="1h"))
         parent = subprocess.Popen(["sh", "-c", '"$@" & echo $!; wait', "sh", *command(files)], stdout=subprocess.PIPE)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from builders import GiB, MiB
 
+from jobs import malloc
 from jobs.errors import InputError
 from scheduler import device as devices
 from scheduler.device import CpuDevice, CudaDevice, Snapshot, choose_device, chosen_precision, has_gpu, visible_gpus
@@ -117,6 +118,10 @@ def test_a_child_process_is_seen_with_its_memory() -> None:
 def test_a_cpu_job_sees_no_gpu_and_as_many_threads_as_it_was_given() -> None:
     environment = CpuDevice().environment(2)
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["OMP_NUM_THREADS"]) == ("", "2")
+
+
+def test_a_cpu_job_allocates_as_its_estimate_supposes() -> None:
+    assert CpuDevice().environment(1).items() >= malloc.ENVIRONMENT.items()
 
 
 # -- a GPU ------------------------------------------------------------------------------------------------------
