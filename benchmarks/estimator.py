@@ -62,6 +62,7 @@ def with_outcomes(rows: Sequence[dict[str, Any]], jobs: dict[str, dict[str, Any]
             "reason": job["reason"],
             "peak_bytes": max((one["peak_bytes"] or 0 for one in job["attempts"]), default=None),
             "attempts": len(job["attempts"]),
+            "ended": [f"{one['outcome']}: {one['reason']}" for one in job["attempts"]],
         }
         for row in rows
         if (job := jobs.get(row["name"])) is not None
@@ -97,7 +98,7 @@ def report(rows: Sequence[Row], drawn: int) -> dict[str, Any]:
     """Print how the estimates did; the same as JSON."""
     ended = [row for row in rows if row["outcome"] == "succeeded"]
     others = [f"{row['name']}: {row['outcome']}: {row['reason']}" for row in rows if row["outcome"] != "succeeded"]
-    again = [row["name"] for row in rows if row["attempts"] > 1]
+    again = [f"{row['name']} ({row['ended'][0]})" for row in rows if row["attempts"] > 1]
     for row in ended:
         sizes = "".join(f"{row[key] / MiB:10.0f}" for key in ("estimate_bytes", "reservation_bytes", "peak_bytes"))
         print(f"{row['name']:28}{sizes} MiB {100 * error(row):+6.1f} %")

@@ -83,8 +83,9 @@ class TestProcess:
         self, user_file: Path, prepared: Callable[[JobSpec], RunDir]
     ) -> None:
         files = prepared(user_job(user_file, "lingering", epochs=1))
-        ended = subprocess.run(command(files), stdout=subprocess.PIPE, timeout=DEADLINE_S, check=True)
-        assert ended.stdout.endswith(b"a thread waits")
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        ended = subprocess.run(command(files), stdout=subprocess.PIPE, env=buffered, timeout=DEADLINE_S, check=True)
+        assert ended.stdout.count(b"a thread waits") == ended.stdout.count(b"a library prints") == 1
 
     def test_it_takes_no_more_memory_than_it_says_at_its_end(
         self, user_file: Path, prepared: Callable[[JobSpec], RunDir]
