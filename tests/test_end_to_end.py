@@ -56,7 +56,7 @@ class Raises(torch.nn.Module):
 
     def forward(self, images):
         self.calls += 1
-        if self.calls > 3:
+        if self.calls > 4:  # as many as a trace makes
             raise RuntimeError("the network had enough")
         return self.linear(images.mean((2, 3)))
 
