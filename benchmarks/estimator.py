@@ -30,7 +30,6 @@ from jobs.malloc import HOLES_SHARE
 
 AT_ONCE = 2
 OURS = "gpuq"
-TENSORS = "parameters", "gradients", "optimizer", "data", "activations", "augmentation"
 
 
 def estimate(
@@ -124,11 +123,11 @@ def best_constants(rows: Sequence[Row], rounds: int = 50) -> dict[str, float]:
 
     By iteratively reweighted least squares (Schlossmacher 1973), which is enough for two unknowns.
     """
-    imports = [row["components"]["process"] - CPU_TRAINING_BYTES for row in rows]
-    tensors = [sum(row["components"].get(name, 0) for name in TENSORS) for row in rows]
-    large_blocks = [row["components"]["allocator slack"] / HOLES_SHARE for row in rows]
+    holes = np.array([row["components"]["allocator slack"] for row in rows], float)
+    large_blocks = holes / HOLES_SHARE
     peaks = np.array([row["peak_bytes"] for row in rows], float)
-    beyond = (peaks - imports - tensors) / peaks
+    known = np.array([row["estimate_bytes"] for row in rows]) - CPU_TRAINING_BYTES - holes  # imports and tensors
+    beyond = (peaks - known) / peaks
     terms = np.stack([np.ones(len(rows)), large_blocks], axis=1) / peaks[:, None]
     weights = np.ones(len(rows))
     for _ in range(rounds):

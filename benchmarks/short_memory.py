@@ -54,6 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU is to be seen")
     rows = []
     for network in NETWORKS:
         for precision in ("bf16", "fp32"):

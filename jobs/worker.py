@@ -171,8 +171,8 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process without what Python does first: nothing but what was printed is left to be written, and taking
-    torch apart costs most of a second, in which up to 130 MiB of its libraries become resident that no training needed.
+    """End this process without what Python does first: nothing but what was printed is left to be written, and while
+    torch is taken apart some 100 MiB of its libraries become resident that no training needed.
     """
     with contextlib.suppress(OSError):
         sys.stdout.flush()

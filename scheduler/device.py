@@ -114,8 +114,7 @@ class CpuDevice:
 
     def environment(self, threads: int) -> dict[str, str]:
         """No GPU to be seen, thread pools of the right size from the first import on, and malloc held to rules."""
-        pools = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        return {"CUDA_VISIBLE_DEVICES": "", **pools, **malloc.ENVIRONMENT}
+        return {"CUDA_VISIBLE_DEVICES": "", **_thread_pools(threads), **malloc.ENVIRONMENT}
 
 
 class CudaDevice:
@@ -191,8 +190,11 @@ class CudaDevice:
         (`torch.backends.cuda.blas_workspace_size`).
         """
         visible = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": self._gpu}
-        threading = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        return {**visible, **threading, "TORCH_CUBLAS_WORKSPACE_CACHE": "1"}
+        return {**visible, **_thread_pools(threads), "TORCH_CUBLAS_WORKSPACE_CACHE": "1"}
+
+
+def _thread_pools(threads: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
 
 def _listed(handle: Any) -> dict[int, int | None]:
