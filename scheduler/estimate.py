@@ -65,9 +65,13 @@ class History(Struct, frozen=True, kw_only=True):
         return margin.learned(self.ratios.get(basis, ()), PRIOR_MARGINS[basis])
 
 
+# By so much at most: a process of the CPU's estimator finds a little more or less for the imports than the one before.
+ESTIMATES_VARY_BYTES = 4 * MiB
+
+
 def most_bytes(capacity_bytes: int, history: History) -> int:
-    """The largest bytes that a trace may predict of a job that is to fit in `capacity_bytes`."""
-    return int(capacity_bytes // MiB * MiB / (1 + history.margin(Basis.MODELLED)))
+    """The largest bytes that a trace may predict of a job that is to fit in `capacity_bytes`, traced by any process."""
+    return max(0, int(capacity_bytes // MiB * MiB / (1 + history.margin(Basis.MODELLED))) - ESTIMATES_VARY_BYTES)
 
 
 def declared(size_bytes: int) -> Estimate:

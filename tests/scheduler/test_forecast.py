@@ -88,7 +88,7 @@ def test_the_largest_batch_is_searched_once_for_jobs_that_differ_in_the_batch_al
     tracing = Tracing()
     replies = traced([sized(64), sized(128), sized(64, network="bn4")], tracing)
     assert [most_bytes is not None for _, most_bytes, _ in tracing.asked.values()] == [True, False, True]
-    assert largest(replies) == [890] * 3  # of the 1024 MiB, less the margin
+    assert largest(replies) == [886] * 3  # of the 1024 MiB, less the margin and what estimates vary by
 
 
 def test_many_networks_are_traced_without_a_search() -> None:
@@ -111,9 +111,11 @@ def test_a_job_that_cannot_be_traced_leaves_the_others_their_estimates() -> None
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)
-@given(capacity=st.integers(MiB, 100 * GiB))
-def test_what_a_trace_may_come_to_is_the_most_whose_reservation_fits(capacity: int) -> None:
-    most = estimates.most_bytes(capacity, History())
+@given(capacity=st.integers(8 * MiB, 100 * GiB))
+def test_what_a_trace_may_come_to_is_the_most_whose_reservation_fits_whatever_the_next_trace_says(
+    capacity: int,
+) -> None:
+    most = estimates.most_bytes(capacity, History()) + estimates.ESTIMATES_VARY_BYTES
     assert estimates.modelled({"all": most}, 0).reservation_bytes <= capacity
     assert estimates.modelled({"all": most + 2 * MiB}, 0).reservation_bytes > capacity - MiB
 
