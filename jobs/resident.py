@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,12 @@ _RESIDENT, _DATA = 1, 5  # fields of /proc/self/statm (proc(5))
 
 def resident_bytes() -> int:
     return _statm_bytes(_RESIDENT)
+
+
+def peak_resident_bytes() -> int:
+    """The most so far (VmHWM; proc(5)). getrusage's counts what this process's parent held when it was started."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
 def private_writable_bytes() -> int:
