@@ -155,7 +155,7 @@ def run_again(bench: Bench, rows: Sequence[dict[str, Any]], specs: Mapping[str, 
         for row, one in zip(known, ready, strict=True):
             if bench.left_s(REPEATED) <= 0:
                 break
-            reserved = measured_estimate(row["measured"]["process_bytes"]).reservation_bytes
+            reserved = measured_estimate(row["measured"]["reported_bytes"]).reservation_bytes
             row["repeated"] = one.go(reserved, row["components"].get("context", 0))
             bench.save(jobs=rows)
 

@@ -30,13 +30,16 @@ def accuracies(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
     print("worst:", "; ".join(worst := harness.worst(known, error)))
     measured = [row["measured"] for row in known if "reserved_bytes" in row["measured"]]
     beside = sorted((one["process_bytes"] - one["reserved_bytes"]) // MiB for one in measured)
+    told = sorted(one["context_bytes"] // MiB for one in measured if one["context_bytes"] is not None)
     print("beside the allocator, MiB:", beside)
+    print("contexts that workers told, MiB:", told)
     return {
         "measured": len(known),
         "worst": worst,
         "figures": harness.as_json(overall),
         "families": {figure: harness.as_json(judged) for figure, judged in families.items()},
         "beside_the_allocator_mib": beside,
+        "contexts_told_mib": told,
     }
 
 
@@ -59,11 +62,11 @@ def judge(rows: Sequence[Row], figure: str = "process") -> Accuracy:
 
 
 def repeats(rows: Sequence[Row]) -> dict[str, Accuracy]:
-    """How well a first run tells the second."""
+    """How well the second run is told by what gpuq keeps of the first, its worker's own report."""
     known = [row for row in rows if "process_bytes" in row.get("repeated", {})]
     if not known:
         return {}
-    first = [row["measured"]["process_bytes"] for row in known]
+    first = [row["measured"]["reported_bytes"] for row in known]
     held = [measured_estimate(peak).reservation_bytes for peak in first]
     return {"repeated": accuracy(first, [row["repeated"]["process_bytes"] for row in known], held)}
 

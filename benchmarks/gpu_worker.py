@@ -6,13 +6,12 @@ By then its attempt must have been launched. Leaves `measured.json` in the run d
 
 import importlib
 import json
-import resource
 import sys
 from pathlib import Path
 
 from jobs import worker
-from jobs.resident import worker_modules
-from jobs.run_dir import Launch, RunDir, read_record, write_atomically
+from jobs.resident import peak_resident_bytes, worker_modules
+from jobs.run_dir import Launch, Peak, RunDir, read_record, write_atomically
 from scheduler.device import choose_device
 
 
@@ -24,7 +23,11 @@ def main(run_dir: str) -> int:
     code = worker.main(run_dir, "1")
     launch = read_record(files.attempt(1).launch, Launch)
     assert launch is not None
-    write_atomically(files.path / "measured.json", json.dumps(measured(launch.device, used_before)).encode())
+    said = read_record(files.attempt(1).peak, Peak)
+    assert said is not None
+    own = {"reported_bytes": said.peak_bytes, "context_bytes": said.context_bytes}
+    found = measured(launch.device, used_before)
+    write_atomically(files.path / "measured.json", json.dumps({**own, **found}).encode())
     return code
 
 
@@ -35,7 +38,7 @@ def measured(device: str, used_before: int) -> dict[str, int]:
     bytes everywhere. Resident memory on the CPU, which has no such allocator.
     """
     if device == "cpu":
-        return {"process_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        return {"process_bytes": peak_resident_bytes()}
     import torch
 
     used = choose_device("cuda").snapshot({}).used_by_others_bytes  # by NVML, as before: mem_get_info counts otherwise

@@ -1,11 +1,11 @@
 """A worker's own memory: its cap, and the most it used. With `scheduler.device`, all that knows CUDA from the CPU."""
 
 import re
-import resource
 
 import torch
 
-MiB = 1 << 20
+from jobs import nvml
+from jobs.resident import peak_resident_bytes
 
 # Outside its caching allocator, as when a context is made, torch reports CUDA's own error; libraries report theirs. A
 # convolution whose workspaces do not fit is one that cuDNN has no engine or algorithm for.
@@ -40,21 +40,34 @@ def cap_memory(device: torch.device, reservation_bytes: int, context_bytes: int)
 def peak_bytes(device: torch.device, context_bytes: int = 0) -> int:
     """The most memory this process has held on the device so far.
 
-    On CUDA: the allocator's peak of reserved bytes, and the context. On the CPU: the peak of resident memory
-    (`ru_maxrss`, in KiB on Linux; getrusage(2)).
+    On CUDA: the allocator's peak of reserved bytes, and the context, of `context_bytes` if its own are not known. On
+    the CPU: the peak of resident memory.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) + context_bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return torch.cuda.max_memory_reserved(device) + (own_context_bytes(device) or context_bytes)
+    return peak_resident_bytes()
+
+
+def own_context_bytes(device: torch.device) -> int | None:
+    """What this process holds on a GPU beside its caching allocator: the context, with the kernels loaded so far.
+
+    None on the CPU, and where NVML does not tell the bytes of this process.
+    """
+    if device.type != "cuda":
+        return None
+    context = (nvml.own_bytes() or 0) - torch.cuda.memory_reserved(device)
+    return context if context in nvml.PLAUSIBLE_CONTEXTS else None
 
 
 def parts(device: torch.device, imported_bytes: int | None, loaded_bytes: int | None) -> dict[str, int | None]:
     """What is known of the parts of the peak, as a `Peak` names them, given resident memory at two earlier moments.
 
-    On CUDA: the caching allocator's peaks, of tensors and its library workspaces, and of what it reserved.
+    On CUDA: the context, and the caching allocator's peaks, of tensors and its library workspaces, and of what it
+    reserved.
     """
     if device.type == "cuda":
         return {
+            "context_bytes": own_context_bytes(device),
             "allocated_bytes": torch.cuda.max_memory_allocated(device),
             "reserved_bytes": torch.cuda.max_memory_reserved(device),
         }

@@ -2,7 +2,7 @@
 
 import torch
 
-from jobs.memory import cap_memory, peak_bytes
+from jobs.memory import cap_memory, own_context_bytes, peak_bytes
 
 MiB = 1 << 20
 
@@ -34,6 +34,6 @@ class Surplus:
         left = -(-int(peak * growth) // MiB) * MiB
         if not has_settled or left >= self._reservation_bytes:
             return None
-        cap_memory(self._device, left, self._context_bytes)
+        cap_memory(self._device, left, own_context_bytes(self._device) or self._context_bytes)
         self._reservation_bytes = left
         return left

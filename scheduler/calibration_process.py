@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from jobs.calibrate import Held, Message, Trouble
+from jobs.nvml import PLAUSIBLE_CONTEXTS
 from jobs.run_dir import open_private
 from jobs.trace_messages import Constants
 from jobs.units import format_bytes
@@ -23,8 +24,7 @@ from scheduler.errors import DeviceUnreadableError
 MiB = 1 << 20
 
 CALIBRATE = (sys.executable, "-P", "-m", "jobs.calibrate")
-LIMIT_S = 60.0  # it takes some seconds, most of them to import torch
-PLAUSIBLE_CONTEXTS = range(64 * MiB, 4096 * MiB)  # of bytes; known ones are of 0.3 to 0.6 GB
+LIMIT_S = 180.0  # it takes some seconds, most of them to import torch; from a cold disk that can be a minute
 STILL_BYTES = 16 * MiB  # by so much the rest of a device may change while ours is told from it
 _READ_BYTES = 1 << 16
 

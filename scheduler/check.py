@@ -92,14 +92,14 @@ def cpu_parts(components: Mapping[str, int], peak: Peak) -> list[Part]:
 
 
 def cuda_parts(components: Mapping[str, int], peak: Peak) -> list[Part]:
-    """The context, of which a worker cannot tell its own; and the caching allocator's peaks, live and reserved."""
+    """The context, if NVML told the worker its own; and the caching allocator's peaks, live and reserved."""
     context = tensors = slack = None
     if components:
         context, slack = components["context"], components["allocator slack"]
         tensors = sum(components.values()) - context - slack
     unused = _minus(peak.reserved_bytes, peak.allocated_bytes)
     return [
-        Part(name="context", estimate_bytes=context, used_bytes=None),
+        Part(name="context", estimate_bytes=context, used_bytes=peak.context_bytes),
         Part(name="tensors and workspaces", estimate_bytes=tensors, used_bytes=peak.allocated_bytes),
         Part(name="allocator slack", estimate_bytes=slack, used_bytes=unused),
     ]

@@ -1,16 +1,15 @@
-"""The device jobs run on, and what is in its memory at one instant. The only NVML and psutil."""
+"""The device jobs run on, and what is in its memory at one instant: by NVML (`jobs.nvml`) or psutil."""
 
-import contextlib
 import ctypes
 import os
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
-from jobs import malloc
+from jobs import malloc, nvml
 from jobs.errors import InputError
 from jobs.trace_messages import Constants
 from scheduler.errors import DeviceUnreadableError
@@ -134,24 +133,17 @@ class CudaDevice:
             raise InputError([f"--device: cuda:{index} is not among CUDA_VISIBLE_DEVICES={','.join(visible)}"])
         self._gpu = str(index) if visible is None else visible[index]
 
-    def _handle(self) -> Any:
-        import pynvml
-
-        pynvml.nvmlInit()
-        if self._gpu.isdecimal():
-            return pynvml.nvmlDeviceGetHandleByIndex(int(self._gpu))
-        return pynvml.nvmlDeviceGetHandleByUUID(self._gpu)
-
     def snapshot(self, workers: Mapping[int, int]) -> Snapshot:
+        """Where NVML does not tell a worker's bytes, its own report has to do."""
         import pynvml
 
         try:
-            handle = self._handle()
+            handle = nvml.handle(self._gpu)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             name = pynvml.nvmlDeviceGetName(handle)
         except pynvml.NVMLError as error:
             raise DeviceUnreadableError(f"GPU {self._gpu} cannot be read: {error}") from error
-        listed = _listed(handle)
+        listed = nvml.bytes_by_process(handle)
         held = {pid: listed.get(pid) or reported for pid, reported in workers.items()}
         total, used = int(memory.total), int(memory.total) - int(memory.free)
         return Snapshot(
@@ -178,7 +170,7 @@ class CudaDevice:
         import pynvml
 
         try:
-            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(self._handle())
+            major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(nvml.handle(self._gpu))
         except pynvml.NVMLError:
             return "fp32"  # the larger of the two; nothing starts until the device can be read
         return "bf16" if major >= 8 else "fp32"
@@ -195,18 +187,6 @@ class CudaDevice:
 
 def _thread_pools(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-
-
-def _listed(handle: Any) -> dict[int, int | None]:
-    """Bytes of processes on a GPU, by pid, as far as NVML tells; where it does not, a worker's own report has to do.
-
-    Containers list the host's pids, WSL2 no bytes, and some virtual GPUs, or MIG without permission, no processes.
-    """
-    import pynvml
-
-    with contextlib.suppress(pynvml.NVMLError):
-        return {one.pid: one.usedGpuMemory for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-    return {}
 
 
 def chosen_precision(wanted: str, device: Device) -> str:

@@ -1,6 +1,7 @@
 """What only a GPU can show, each as small as it can be: its cap, its random state, its constants, a job's whole way."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from augment.catalog import POLICY_NAMES
 from augment.policies import policy
 from augment.resident import seeded
 from jobs.checkpoint import random_state, set_random_state
-from jobs.memory import cap_memory, is_out_of_memory, requested_bytes
+from jobs.memory import cap_memory, is_out_of_memory, own_context_bytes, requested_bytes
 from jobs.trace_messages import Constants
 from scheduler.calibration_process import CalibrationProcess
 from scheduler.device import CudaDevice
@@ -67,6 +68,16 @@ def test_beyond_its_cap_it_gets_an_error_that_tells_what_was_lacking() -> None:
         torch.empty(66 * MiB, dtype=torch.uint8, device=GPU)
     assert is_out_of_memory(raised.value)
     assert requested_bytes(raised.value) == 66 * MiB
+
+
+def test_tensors_do_not_change_what_a_process_knows_of_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+    torch.zeros(1, device=GPU)
+    context = own_context_bytes(GPU)
+    if context is None:
+        pytest.skip("the driver does not tell the bytes of a process here")
+    kept = torch.empty(256 * MiB, dtype=torch.uint8, device=GPU)
+    assert (own_context_bytes(GPU), len(kept)) == (pytest.approx(context, abs=2 * MiB), 256 * MiB)
 
 
 @pytest.mark.parametrize("name", POLICY_NAMES)

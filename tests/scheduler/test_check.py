@@ -108,9 +108,9 @@ def test_a_worker_that_ended_while_it_loaded_tells_what_it_had_imported(queue: Q
 
 
 def test_on_a_gpu_parts_are_told_apart_by_the_allocator(queue: Queue, job_id: int) -> None:
-    peak = Peak(peak_bytes=1700 * MiB, allocated_bytes=1000 * MiB, reserved_bytes=1100 * MiB)
+    peak = Peak(peak_bytes=1640 * MiB, context_bytes=540 * MiB, allocated_bytes=1000 * MiB, reserved_bytes=1100 * MiB)
     assert parts(queue, job_id, peak, CUDA, device_kind="cuda") == {
-        "context": (600, None),
+        "context": (600, 540),
         "tensors and workspaces": (1088, 1000),
         "allocator slack": (30, 100),
     }
