@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ Array = npt.NDArray[Any]
 
 _MANIFEST = "manifest.json"
 _BLOCK_BYTES = 4096  # of most file systems
+_ROWS_AT_ONCE = 64
 
 
 def cached_arrays(entry: Path, fingerprint: str, build: Callable[[Path], None]) -> Mapping[str, Array]:
@@ -48,6 +50,22 @@ def cached_arrays(entry: Path, fingerprint: str, build: Callable[[Path], None]) 
     if arrays is None:
         raise DataError(f"{entry}: the decoded data does not read back; is the disk sound?")
     return arrays
+
+
+def copied_rows(array: Array, index: npt.NDArray[np.int64]) -> Array:
+    """The rows at `index` of an array that may be memory-mapped; of its pages few are resident at any moment.
+
+    Whoever touches a row is given the pages around it as well, and a few rows here and there of a large file come to
+    hundreds of MiB: more than a job may need in all.
+    """
+    rows = np.empty((len(index), *array.shape[1:]), array.dtype)
+    mapped = getattr(array, "_mmap", None)
+    for start in range(0, len(index), _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        rows[some] = array[index[some]]
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_DONTNEED)
+    return rows
 
 
 def save_array(path: Path, array: Array) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from augment.cache import cached_arrays
+from augment.cache import cached_arrays, copied_rows
 from augment.catalog import DATASETS, part_sizes
 from augment.cifar import cifar_source
 from augment.errors import DataError
@@ -54,7 +54,7 @@ class Part:
 
     def take(self, index: npt.NDArray[np.int64]) -> Self:
         """A copy of the images at `index`."""
-        return type(self)(self.images[index], self.labels[index])
+        return type(self)(copied_rows(self.images, index), copied_rows(self.labels, index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,4 +127,5 @@ def _source(request: DataRequest, cache_dir: Path) -> Source:
 def _official_test(request: DataRequest, arrays: Mapping[str, npt.NDArray[Any]]) -> Part:
     if "test_images" not in arrays:
         raise DataError(f"{request.root}: split {json.dumps(request.split)} needs a test/ folder beside train/")
-    return Part(arrays["test_images"], arrays["test_labels"])
+    test = Part(arrays["test_images"], arrays["test_labels"])
+    return test.take(np.arange(len(test)))

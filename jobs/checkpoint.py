@@ -152,6 +152,12 @@ def load_weights(path: Path, network: nn.Module) -> None:
         network.load_state_dict(state["network"])
 
 
+def stored_bytes(network: nn.Module) -> int:
+    """What a checkpoint holds of a network: the CPU's memory has it twice while it is read."""
+    stored = (one.untyped_storage() for one in network.state_dict().values() if isinstance(one, torch.Tensor))
+    return sum({id(one): one.nbytes() for one in stored}.values())
+
+
 def _device_of(tallies: Mapping[str, torch.Tensor]) -> torch.device:
     return next(iter(tallies.values())).device
 

@@ -208,10 +208,10 @@ def tensor_components(traced: "Trace") -> dict[str, int]:
 def cpu_components(traced: "Trace", process_bytes: int) -> dict[str, int]:
     """Resident memory of a worker on the CPU.
 
-    While it loads, the memory-mapped cache and the copy taken from it are both resident.
+    Loading is by how much reading the weights of a checkpoint exceeds training, as it does where few have gradients.
     """
     tensors = tensor_components(traced)
-    loading = max(0, 2 * traced.data_bytes - traced.peak_bytes - traced.holes_bytes)
+    loading = max(0, traced.loading_peak_bytes - traced.peak_bytes)
     return {
         "process": process_bytes + CPU_TRAINING_BYTES,
         **tensors,

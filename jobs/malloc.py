@@ -5,7 +5,7 @@ by what was freed before; smaller blocks come from a heap whose holes stay resid
 that size fixed, large blocks take what they ask for. docs/results.md, "Memory", has what that costs and saves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,11 +27,23 @@ _LARGE_BYTES = MiB // 2
 HOLES_SHARE = 0.85
 
 
-def holes_bytes(events: "Iterable[Event]") -> int:
-    """What the heap takes beyond the tensors of these births and deaths: a share of its large blocks, at their peak."""
+def holes_bytes(events: "Sequence[Event]", updates: Sequence[int] = ()) -> int:
+    """What the heap takes beyond the tensors of these births and deaths: a share of its large blocks, at their peak.
+
+    `updates` tells where among the events each update of the weights begins and ends. What one makes, it makes in one
+    go, and what lives beyond it, as weights and gradients do, lies side by side: neither leaves holes.
+    """
+    bounds = [0, *updates, len(events)]
+    passes = zip(bounds[::2], bounds[1::2], strict=True)
+    return int(HOLES_SHARE * max(_peak_of_passing(events[start:end]) for start, end in passes))
+
+
+def _peak_of_passing(events: "Sequence[Event]") -> int:
+    """Of large blocks that are born and die among these events."""
+    passing = {key for key, size in events if size > 0} & {key for key, size in events if size < 0}
     live = peak = 0
-    for _, size in events:
-        if _LARGE_BYTES <= abs(size) < OWN_PAGES_BYTES:
+    for key, size in events:
+        if key in passing and _LARGE_BYTES <= abs(size) < OWN_PAGES_BYTES:
             live += size
             peak = max(peak, live)
-    return int(HOLES_SHARE * peak)
+    return peak

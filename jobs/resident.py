@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jobs.spec import JobSpec
+from models.external import imported_by
 
 ALL_WORKER_MODULES = ("jobs.train", "augment.operations", "torchvision")  # of which a worker needs `worker_modules`
 
@@ -37,7 +38,8 @@ def worker_modules(spec: JobSpec) -> list[str]:
     modules = ["jobs.train"]
     if spec.data.augment != "none":
         modules.append("augment.operations")
-    if spec.model.name.startswith("torchvision:"):
+    name = spec.model.name
+    if name.startswith("torchvision:") or "torchvision" in imported_by(name):
         modules.append("torchvision")
     return modules
 

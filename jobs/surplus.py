@@ -22,8 +22,9 @@ class Surplus:
         self._steps_to_peak = steps_to_peak
         self._peak_bytes = 0
 
-    def give_back(self, steps: int) -> int | None:
-        """To be asked after each evaluation, `steps` after the process began to train.
+    def give_back(self, steps: int, to_come_bytes: int = 0) -> int | None:
+        """To be asked after each evaluation, `steps` after the process began to train; `to_come_bytes` are what it may
+        need beyond its peak so far.
 
         The bytes left of the reservation, whole MiB, if it was lowered just now; the process is held to them already.
         """
@@ -31,7 +32,7 @@ class Surplus:
         peak = peak_bytes(self._device, self._context_bytes)
         has_settled = steps >= self._steps_to_peak and peak <= self._peak_bytes * growth
         self._peak_bytes = peak
-        left = -(-int(peak * growth) // MiB) * MiB
+        left = -(-int(max(peak * growth, peak + to_come_bytes)) // MiB) * MiB
         if not has_settled or left >= self._reservation_bytes:
             return None
         cap_memory(self._device, left, own_context_bytes(self._device) or self._context_bytes)

@@ -8,7 +8,7 @@ fake CUDA tensors need a GPU to go backward. For a GPU `jobs.cuda_semantics` has
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ import models.registry
 from augment.policies import policy
 from augment.resident import Batches, ResidentSet, stored_as
 from jobs.allocator import replay
+from jobs.checkpoint import stored_bytes
 from jobs.cuda_semantics import as_on_cuda
 from jobs.diagnostics.gradient_flow import GradientFlow
 from jobs.diagnostics.plane import Plane
@@ -53,6 +54,7 @@ class Trace:
 
     training_peak_bytes: int  # while training or evaluating on batches
     augmentation_peak_bytes: int  # while a chunk was made
+    loading_peak_bytes: int  # while weights are read from a checkpoint, which is into memory of the CPU
     data_bytes: int
     parameters_bytes: int  # with buffers
     gradients_bytes: int
@@ -85,36 +87,66 @@ def trace_job(spec: JobSpec, shape: DataShape, device: torch.device, precision: 
         optimizer = build_optimizer(spec.optimizer, network.parameters())
         totals = Totals(torch.device("cpu"))
         flow = GradientFlow(network) if spec.diagnostics.gradient_flow else None
-        augmentation_peak = training_peak = memory.peak_since()
         network.train()
-        for step, (images, labels) in enumerate(_first_batches_of_chunks(spec, train, device)):
-            if step % STEPS_PER_CHUNK == 0:  # a chunk was made for this batch
-                augmentation_peak = max(augmentation_peak, memory.peak_since())
-            if step == 0 and workspace_bytes > 0:
-                memory.events.append(("workspaces", workspace_bytes))
-            training_step(network, optimizer, images, labels, precision, totals, step, flow.add if flow else None)
-            training_peak = max(training_peak, memory.peak_since())
+
+        def step(images: Tensor, labels: Tensor, number: int, on_gradients: Callable[[], None]) -> None:
+            training_step(network, optimizer, images, labels, precision, totals, number, on_gradients)
+
+        steps = _Steps(memory, flow, workspace_bytes)
+        steps.trace(step, _first_batches_of_chunks(spec, train, device))
         gradients_bytes = size_of(parameter.grad for parameter in network.parameters())
         optimizer_bytes = size_of(tree_leaves(list(optimizer.state.values())))
         network.eval()
         images, labels = next(validation.evaluation_batches(spec.train.batch_size))
         evaluation_step(network, images, labels, precision, totals)
+        training_peak = max(steps.training_peak_bytes, memory.peak_since())
+        optimizer.zero_grad(set_to_none=True)
+        loading_peak = memory.live_bytes + stored_bytes(network)
         if spec.diagnostics.landscape:
             forget_training(optimizer)
             batches = (test or validation).evaluation_batches(evaluation_batch_size(spec.train.batch_size, device))
             trace_landscape(network, next(batches), precision)
         return Trace(
             training_peak_bytes=max(training_peak, memory.peak_since()),
-            augmentation_peak_bytes=augmentation_peak,
+            augmentation_peak_bytes=steps.augmentation_peak_bytes,
+            loading_peak_bytes=loading_peak,
             data_bytes=data_bytes,
             parameters_bytes=parameters_bytes,
             gradients_bytes=gradients_bytes,
             optimizer_bytes=optimizer_bytes,
             workspace_bytes=workspace_bytes,
             reserved_peak_bytes=replay(memory.events).peak_reserved_bytes,
-            holes_bytes=holes_bytes(memory.events),
+            holes_bytes=holes_bytes(memory.events, steps.updates),
             parameters=parameters,
         )
+
+
+class _Steps:
+    """The first training steps: their peaks, and where among the events each update of the weights began and ended."""
+
+    def __init__(self, memory: Storages, flow: GradientFlow | None, workspace_bytes: int) -> None:
+        self.training_peak_bytes = self.augmentation_peak_bytes = memory.peak_since()
+        self.updates: list[int] = []
+        self._memory, self._flow, self._workspace_bytes = memory, flow, workspace_bytes
+
+    def trace(self, train: Callable[[Tensor, Tensor, int, Callable[[], None]], None], batches: Batches) -> None:
+        """`train` makes a step of a batch and its number, and tells when there are gradients."""
+        numbers = count()  # `enumerate` would hold a batch until it has the next
+        for images, labels in batches:
+            number = next(numbers)
+            if number % STEPS_PER_CHUNK == 0:  # a chunk was made for this batch
+                self.augmentation_peak_bytes = max(self.augmentation_peak_bytes, self._memory.peak_since())
+            if number == 0 and self._workspace_bytes > 0:
+                self._memory.events.append(("workspaces", self._workspace_bytes))
+            train(images, labels, number, self._on_gradients)
+            self.updates.append(len(self._memory.events))
+            self.training_peak_bytes = max(self.training_peak_bytes, self._memory.peak_since())
+            del images, labels  # while the next chunk is made, training holds the last batch before it, not this one
+
+    def _on_gradients(self) -> None:
+        self.updates.append(len(self._memory.events))
+        if self._flow is not None:
+            self._flow.add()
 
 
 def _fake_network(spec: JobSpec, shape: DataShape, fake: FakeTensorMode) -> nn.Module:
@@ -171,17 +203,23 @@ def trace_landscape(network: nn.Module, batch: tuple[Tensor, Tensor], precision:
 
 
 def _first_batches_of_chunks(spec: JobSpec, train: ResidentSet, device: torch.device) -> Batches:
-    """An epoch's first two batches and the first of its second chunk; making that is when the most is alive."""
+    """The first two batches and the first of the second chunk, be it the next epoch's; making that is when the most is
+    alive: all that lasts, and the last batch before it.
+    """
     chunk_size = chosen_chunk_size(spec.data.chunk_size, device)
     steps_per_chunk = max(1, chunk_size // spec.train.batch_size)
-    batches = train.training_batches(
-        seed=0,
-        epoch=0,
-        batch_size=spec.train.batch_size,
-        augment=policy(spec.data.augment, train.images.shape[-1]),
-        chunk_size=chunk_size,
+    epochs = (
+        train.training_batches(
+            seed=0,
+            epoch=epoch,
+            batch_size=spec.train.batch_size,
+            augment=policy(spec.data.augment, train.images.shape[-1]),
+            chunk_size=chunk_size,
+        )
+        for epoch in range(STEPS_PER_CHUNK + 1)  # enough, were each a single batch
     )
-    telling = (batch for step, batch in enumerate(batches) if step % steps_per_chunk < STEPS_PER_CHUNK)
+    numbered = ((step, batch) for batches in epochs for step, batch in enumerate(batches))
+    telling = (batch for step, batch in numbered if step % steps_per_chunk < STEPS_PER_CHUNK)
     yield from islice(telling, STEPS_PER_CHUNK + 1)
 
 

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from augment.resident import ResidentSet
 from jobs import schedule
-from jobs.checkpoint import Best, Due, Position, load_weights, resume, save_checkpoint, save_weights
+from jobs.checkpoint import (
+    Best,
+    Due,
+    Position,
+    load_weights,
+    resume,
+    save_checkpoint,
+    save_weights,
+    stored_bytes,
+)
 from jobs.data import build_network, load_data
 from jobs.diagnostics.gradient_flow import GradientFlow
 from jobs.diagnostics.landscape import Landscape, LandscapeSettings
@@ -244,10 +253,17 @@ class Trainer:
         """Say what is left of the reservation once it is lowered, and not before: others are given the rest."""
         if self.surplus is None:
             return
-        left = self.surplus.give_back(self.position.step - self.progress.resumed_from_step)
+        left = self.surplus.give_back(self.position.step - self.progress.resumed_from_step, self._to_come_bytes())
         if left is not None:
             self.progress = replace(self.progress, reservation_bytes=left)
             self.around.room(write_record, self.around.attempt.progress, self.progress)
+
+    def _to_come_bytes(self) -> int:
+        """By how much the best weights, once they are read, exceed the gradients let go before; on a GPU, nothing."""
+        if self.around.device.type != "cpu":
+            return 0
+        gradients = (one.grad.nbytes for one in self.network.parameters() if one.grad is not None)
+        return max(0, stored_bytes(self.network) - sum(gradients))
 
     def _test(self) -> Result:
         """Measure the weights that did best on validation on the test part."""

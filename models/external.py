@@ -5,6 +5,7 @@ torch and torchvision are imported only by `build`; `check_external` needs neith
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import re
@@ -44,6 +45,20 @@ def check_external(name: str) -> None:
         _check_torchvision(name)
     else:
         _check_file(name)
+
+
+def imported_by(name: str) -> set[str]:
+    """The packages that a user's file imports, without running it; none of a file that cannot be read."""
+    file = name.rpartition(":")[0]
+    if not file.endswith(".py"):
+        return set()
+    try:
+        tree = ast.parse(Path(file).expanduser().read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return set()
+    modules = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    return {module.partition(".")[0] for module in modules}
 
 
 def build(name: str, options: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int) -> nn.Module:

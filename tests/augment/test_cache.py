@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from augment.cache import cached_arrays
+from augment.cache import cached_arrays, copied_rows
 from augment.errors import DataError
 
 VALUES = np.arange(1000, dtype=np.int64)
@@ -130,3 +130,20 @@ def test_two_processes_at_once_build_once(entry: Path) -> None:
         process.join(60)
     assert [process.exitcode for process in pair] == [0, 0]
     assert (entry.parent / "builds").read_text() == "built\n"
+
+
+def resident_kib(file: Path) -> int:
+    """Of all that this process has mapped of a file (/proc/self/smaps)."""
+    mappings = Path("/proc/self/smaps").read_text().split(f"{file}\n")[1:]
+    return sum(int(text.partition("Rss:")[2].split()[0]) for text in mappings)
+
+
+def test_copying_rows_of_a_mapped_array_leaves_none_of_it_resident(tmp_path: Path) -> None:
+    file, written = tmp_path / "rows.npy", np.arange(1 << 20, dtype=np.int64).reshape(-1, 512)
+    np.save(file, written)
+    mapped = np.load(file, mmap_mode="r")
+    index = np.random.default_rng(0).permutation(len(written))
+    np.testing.assert_array_equal(copied_rows(mapped, index), written[index])
+    assert resident_kib(file) == 0
+    np.testing.assert_array_equal(mapped, written)
+    assert resident_kib(file) >= written.nbytes >> 10

@@ -11,6 +11,7 @@ from tiny import IMAGES, job, user_job
 
 from augment.catalog import DATASETS
 from jobs.estimator import answer, data_shape
+from jobs.resident import worker_modules
 from jobs.spec import DataSpec, JobSpec, ModelSpec
 from jobs.trace_messages import Constants, Message, OutOfMemory, Reply, Request, Tracing
 
@@ -185,3 +186,11 @@ def test_an_estimate_does_not_depend_on_what_was_estimated_before(replies: list[
     _, (_, alone) = estimator([request(0, TORCHVISION, cache_dir)])
     assert isinstance(alone, Reply)
     assert replies[8].components["process"] == pytest.approx(alone.components["process"], rel=0.03)
+
+
+def test_torchvision_counts_too_where_a_users_file_imports_it(tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text("from torchvision.models import squeezenet1_1 as net\n")
+    assert worker_modules(user_job(file, "net")) == worker_modules(TORCHVISION)
+    file.write_text("from torch import nn\n")
+    assert "torchvision" not in worker_modules(user_job(file, "net"))

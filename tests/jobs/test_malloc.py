@@ -63,4 +63,16 @@ def test_the_heaps_large_blocks_leave_holes_by_how_many_there_were_at_once() -> 
 
 @given(st.lists(st.one_of(st.integers(1, MiB // 2 - 1), st.integers(OWN_PAGES_BYTES, 1 << 40))))
 def test_blocks_that_fit_anywhere_or_have_pages_of_their_own_leave_none(sizes: list[int]) -> None:
-    assert holes_bytes(enumerate(sizes)) == 0
+    births = list(enumerate(sizes))
+    assert holes_bytes([*births, *((key, -size) for key, size in births)]) == 0
+
+
+def test_what_an_update_makes_and_what_outlives_one_leave_none() -> None:
+    """A block that lasts, passing ones, a gradient, the update's own, and the gradient's end in the next pass."""
+    first = [("weight", MiB), ("output", MiB), ("gradient", MiB), ("output", -MiB)]
+    update = [("copy", MiB), ("another", MiB), ("copy", -MiB), ("another", -MiB)]
+    second = [("gradient", -MiB), ("hidden", MiB), ("output", MiB), ("hidden", -MiB), ("output", -MiB)]
+    ends = [len(first), len(first) + len(update)]
+    events = [*first, *update, *second]
+    assert holes_bytes(events, ends) == pytest.approx(1.7 * MiB, abs=1)
+    assert holes_bytes(events) == pytest.approx(2.55 * MiB, abs=1)

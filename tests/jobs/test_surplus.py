@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import STEPS, Killed, after, job, trainer
+from tiny import STEPS, Killed, after, job, trainer, user_job
 
 from jobs import surplus
 from jobs.room import StopRequested
@@ -22,6 +22,16 @@ from jobs.surplus import MiB, Surplus
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GiB = 1 << 30
+
+LARGE = """
+from torch import nn
+
+
+def large(classes, channels, trained):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, 4096), nn.Linear(4096, classes))
+    network[1].requires_grad_(trained)
+    return network
+"""
 
 
 def left(peaks_mib: Iterable[float], *, steps: int = 10, steps_to_peak: int = 1) -> list[float | None]:
@@ -37,6 +47,12 @@ def left(peaks_mib: Iterable[float], *, steps: int = 10, steps_to_peak: int = 1)
 
 def test_what_lies_above_a_peak_that_has_settled_is_given_back_but_for_a_little() -> None:
     assert left([600, 600]) == [None, 630]
+
+
+def test_what_is_still_to_come_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surplus, "peak_bytes", lambda *_: 600 * MiB)
+    of_1000_mib = Surplus(CPU, 1000 * MiB, 0, steps_to_peak=1)
+    assert [of_1000_mib.give_back(10, 200 * MiB), of_1000_mib.give_back(20, 200 * MiB)] == [None, 800 * MiB]
 
 
 def test_a_peak_that_still_rises_has_not_settled() -> None:
@@ -90,6 +106,17 @@ class TestTraining:
         trainer(job(), tmp_path, cache_dir, reservation_bytes=GiB).run()
         progress = self.said(tmp_path)
         assert (progress.reservation_bytes, progress.steps) == (630 * MiB, 3 * STEPS)
+
+    @pytest.mark.parametrize(("trained", "kept_mib"), [(False, 600 + 48 + 1), (True, 630)])
+    def test_it_keeps_what_reading_weights_takes_that_have_no_gradients(
+        self, tmp_path: Path, cache_dir: Path, trained: bool, kept_mib: int
+    ) -> None:
+        """48 MiB of weights, and a layer's bias, which makes it another one."""
+        file = tmp_path / "large.py"
+        file.write_text(LARGE)
+        spec = user_job(file, "large", options={"trained": trained})
+        trainer(spec, tmp_path, cache_dir, reservation_bytes=GiB).run()
+        assert self.said(tmp_path).reservation_bytes == kept_mib * MiB
 
     def test_before_it_is_held_to_that_it_says_nothing(
         self, tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch

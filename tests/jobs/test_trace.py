@@ -51,6 +51,15 @@ def drawn(classes, channels):
 def failing(classes, channels):
     raise RuntimeError("not today")
 """
+FROZEN = """
+from torch import nn
+
+
+def frozen(classes, channels):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, 1024), nn.ReLU(), nn.Linear(1024, classes))
+    network[1].requires_grad_(False)
+    return network
+"""
 PAIRS = [
     ("baseline-130k", "sgd"),
     ("baseline-130k", "adam"),
@@ -85,25 +94,25 @@ def resident(images: int) -> ResidentSet:
     )
 
 
-def real_memory(spec: JobSpec, precision: str = "fp32") -> StorageTrace:
-    """What is born and dies of real tensors in an epoch of training and evaluation."""
+def real_memory(spec: JobSpec, precision: str = "fp32", epochs: int = 1) -> StorageTrace:
+    """What is born and dies of real tensors in training, which is not interrupted between epochs, and evaluation."""
     network = models.registry.build(
         spec.model.name, spec.model.options, input_shape=SHAPE.input_shape, classes=SHAPE.classes
     ).to(memory_format=torch.channels_last)
-    augment = policy(spec.data.augment, SHAPE.input_shape[-1])
+    policy(spec.data.augment, SHAPE.input_shape[-1])  # with the constants of its library
     with StorageTrace() as memory:
         memory.track([*network.parameters(), *network.buffers()])
         train_set, validation_set, _test_set = map(resident, (SHAPE.train, SHAPE.validation, SHAPE.test))
         optimizer, totals = build_optimizer(spec.optimizer, network.parameters()), Totals(CPU)
-        batches = train_set.training_batches(
-            seed=0,
-            epoch=0,
-            batch_size=spec.train.batch_size,
-            augment=augment,
-            chunk_size=chosen_chunk_size(spec.data.chunk_size, CPU),
-        )
-        for step, (images, labels) in enumerate(batches):
-            training_step(network, optimizer, images, labels, precision, totals, step)
+        for epoch in range(epochs):
+            for images, labels in train_set.training_batches(
+                seed=0,
+                epoch=epoch,
+                batch_size=spec.train.batch_size,
+                augment=policy(spec.data.augment, SHAPE.input_shape[-1]),
+                chunk_size=chosen_chunk_size(spec.data.chunk_size, CPU),
+            ):
+                training_step(network, optimizer, images, labels, precision, totals, 0)
         network.eval()
         for images, labels in validation_set.evaluation_batches(spec.train.batch_size):
             evaluation_step(network, images, labels, precision, totals)
@@ -139,6 +148,15 @@ def test_so_is_what_an_allocator_would_reserve(network: str, optimizer: str) -> 
 def test_so_it_is_whatever_the_chunks(chunk_size: int) -> None:
     spec = network_job("baseline-130k", chunk_size=chunk_size)
     assert traced(spec).peak_bytes == real_memory(spec).peak_bytes
+
+
+@pytest.mark.parametrize("chunk_size", [80, 1000], ids=["five batches", "the whole epoch"])
+def test_so_it_is_where_making_a_chunk_takes_the_most(chunk_size: int) -> None:
+    """The last batch is held then, not those before it; and the chunk may be the next epoch's."""
+    spec = network_job("baseline-130k", augment="hard3", batch_size=16, chunk_size=chunk_size, optimizer=Adam())
+    one = traced(spec)
+    assert one.augmentation_peak_bytes > one.training_peak_bytes
+    assert one.peak_bytes == real_memory(spec, epochs=2).peak_bytes
 
 
 def test_so_it_is_for_a_user_s_network(user_file: Path) -> None:
@@ -252,6 +270,24 @@ def test_components_on_the_cpu_sum_to_more_than_the_tensors_and_none_is_negative
     components = cpu_components(one, 10**8)
     assert min(components.values()) >= 0
     assert sum(components.values()) >= one.peak_bytes + 10**8
+
+
+def test_weights_without_gradients_are_there_twice_when_the_best_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "frozen.py"
+    file.write_text(FROZEN)
+    one = traced(user_job(file, "frozen", batch_size=16))
+    weights = 4 * 1024 * IMAGE
+    components = cpu_components(one, 0)
+    assert one.gradients_bytes < weights < one.parameters_bytes
+    assert 0.9 * weights < components["loading"] < weights
+    assert cpu_components(traced(network_job("resv1")), 0)["loading"] == 0
+
+
+def test_weights_that_fit_into_the_heap_leave_no_holes() -> None:
+    """A dozen layers of 1 MiB each, with their gradients and two averages."""
+    one = traced(job("mlp-plain", {"width": 512, "blocks": 6}, batch_size=16, optimizer=Adam()))
+    assert one.gradients_bytes > 12 * MiB
+    assert one.holes_bytes < 2 * MiB
 
 
 def test_components_on_a_gpu_sum_to_the_context_and_what_is_reserved() -> None:

@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 
 from models.errors import ModelError, UnknownNetworkError
+from models.external import imported_by
 from models.registry import build, check
 
 GOOD = """
@@ -125,6 +126,26 @@ def test_a_users_file_shadows_no_module_and_adds_no_path(tmp_path: Path) -> None
 def test_a_users_file_is_checked_without_running_it(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def build(**_): ...\nraise RuntimeError\n")
     check(f"{tmp_path}/mine.py:build", {})
+
+
+def test_what_a_users_file_imports_is_known_without_running_it(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import a, b.c as d\nfrom e.f import g\nfrom . import h\n1 / 0\n\ndef net():\n    import torchvision.models\n"
+    )
+    assert imported_by(f"{file}:net") == {"a", "b", "e", "torchvision"}
+
+
+@pytest.mark.parametrize("content", [None, b"import", b"\xff", b"\0"])
+def test_a_file_that_cannot_be_read_imports_nothing(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "net.py"
+    if content is not None:
+        file.write_bytes(content)
+    assert imported_by(f"{file}:net") == set()
+
+
+def test_a_network_that_is_no_users_imports_nothing_of_its_own() -> None:
+    assert imported_by("resv1") == imported_by("torchvision:resnet18") == set()
 
 
 @pytest.mark.parametrize(
