@@ -10,14 +10,17 @@ from jobs.resident import peak_resident_bytes
 # Outside its caching allocator, as when a context is made, torch reports CUDA's own error; libraries report theirs. A
 # convolution whose workspaces do not fit is one that cuDNN has no engine or algorithm for.
 _OUT_OF_MEMORY = re.compile(
-    "can't allocate memory|CUDA (driver )?error: out of memory|_STATUS_ALLOC_FAILED"
+    "can't allocate memory|CUDA (driver )?error: out of memory|_STATUS_ALLOC_FAILED|_DEVICE_ALLOCATION_FAILED"
     "|unable to find an engine to execute this computation|Unable to find a valid cuDNN algorithm to run convolution"
 )
 
 # What torch's messages say of the codes that stand for the device, its driver or its connection (CUDA Runtime API,
 # "Data types used by CUDA Runtime", cudaError); an "unspecified launch failure" is more often a device than a kernel.
+# What keeps a process from its device at the very start, as after an update of the driver, torch words itself
+# (c10/cuda/CUDAFunctions.cpp, device_count_impl).
 _DEVICE_FAILURE = re.compile(
     "CUDA driver error: (?!out of memory)|No CUDA GPUs are available|Found no NVIDIA driver|CUDA unknown error"
+    "|Unexpected error from cudaGetDeviceCount|CUDA driver initialization failed|driver on your system is too old"
     "|CUDA error: (initialization error|driver shutting down|all CUDA-capable devices are busy or unavailable"
     "|no CUDA-capable device is detected|uncorrectable ECC error|uncorrectable NVLink error"
     "|the launch timed out|hardware stack error|unspecified launch failure|system not yet initialized"

@@ -20,7 +20,7 @@ from scheduler.cli_options import (
     print_json,
     some_ids_argument,
 )
-from scheduler.cli_types import Duration, as_ranges, flatten
+from scheduler.cli_types import Duration, JobId, as_ranges, flatten
 from scheduler.errors import REBUILD, StoreFullError, is_damage, is_full
 from scheduler.home import default_home
 
@@ -104,7 +104,7 @@ def status(ids: tuple[range, ...], as_json: bool, device: str, memory: int | Non
 
 
 @cli.command()
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=JobId(), metavar="ID")
 @click.option("--follow", "-f", is_flag=True, help="Go on printing until the job has ended.")
 def logs(job_id: int, follow: bool) -> None:
     """Print what a job's workers have printed."""
@@ -202,7 +202,7 @@ def models(as_json: bool) -> None:
 
 @cli.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--check", type=int, metavar="ID", help="Compare a job's estimate with what it really used.")
+@click.option("--check", type=JobId(), metavar="ID", help="Compare a job's estimate with what it really used.")
 @json_option
 @device_option
 @memory_option

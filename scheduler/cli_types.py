@@ -27,6 +27,20 @@ class JobIds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
         return ids
 
 
+class JobId(click.ParamType):  # type: ignore[type-arg]
+    """`7`."""
+
+    name = "id"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        ids = parse_ids(str(value))
+        if ids is None or len(ids) != 1:
+            self.fail(f"{value!r} is not a job's id, such as 7", param, ctx)
+        return ids[0]
+
+
 def parse_ids(text: str) -> range | None:
     """`7` or `3-9`; None for anything else."""
     match = _IDS.fullmatch(text)

@@ -1,32 +1,26 @@
 """The one process per device that starts and watches attempts. One tick: reap, follow, measure, estimate, place."""
 
 import logging
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.room import NoRoomError
 from jobs.run_dir import (
     AttemptFiles,
     ExitRecord,
     Failure,
-    Launch,
     Peak,
     Progress,
     Result,
     RunDir,
-    make_private_folder,
     read_metrics,
     read_whole,
 )
-from jobs.units import format_bytes
 from scheduler import estimate as estimates
 from scheduler.breaker import Breaker
 from scheduler.calibration import Calibrator
-from scheduler.device import Device, Snapshot, chosen_precision, unreadable
+from scheduler.device import Device, Snapshot, unreadable
 from scheduler.device_view import DeviceView, reserved_bytes, write_view
-from scheduler.disk import needed_bytes, require
 from scheduler.errors import DeviceUnreadableError, is_full
 from scheduler.estimate import Basis, Estimate, History
 from scheduler.estimating import Estimating
@@ -34,6 +28,8 @@ from scheduler.eta import remaining_s
 from scheduler.home import Home
 from scheduler.placement import Candidate, Capacity, Placement, Resident, plan
 from scheduler.records import Attempt, Job, Prediction
+from scheduler.rest import Rest
+from scheduler.starting import Starter
 from scheduler.states import Outcome, State
 from scheduler.store import Store
 from scheduler.supervisor import Supervisor
@@ -43,7 +39,6 @@ from scheduler.verdict import has_probed, judge
 TICK_S = 0.25
 GRACE_S = 30.0  # a worker may need this long to finish a step and write a checkpoint
 ENDING_S = 10.0  # and its parent process this long to see to its end
-REST_S = 60.0  # of a device that has failed a job: a driver is reloaded in less
 
 log = logging.getLogger("gpuq")
 
@@ -89,7 +84,8 @@ class Dispatcher:
         self._signatures: dict[int, str] = {}
         self._estimating = Estimating(store, self._tracer, self._signature)
         self._history: History | None = None  # None: to be read, again if an attempt has ended
-        self._rest_until = -math.inf  # on the monotonic clock, once the device has failed a job
+        self._rest = Rest()
+        self._starter = Starter(home, store, device, self._supervisor, self._rest, grace_s)
         self.stopping = False
 
     def tick(self) -> None:
@@ -205,7 +201,9 @@ class Dispatcher:
         self._signatures.pop(job.id, None)  # a user's file may change before the next attempt
         self._history = None
         if failure is not None and failure.of_device:
-            self._rest_until = time.monotonic() + REST_S
+            self._rest.begin("the device has failed a job")
+        elif attempt.start_step is not None and _last_step(live) > attempt.start_step:
+            self._rest.recovered()
         self._store.end_attempt(
             attempt,
             verdict.outcome,
@@ -244,15 +242,21 @@ class Dispatcher:
         return snapshot
 
     def _rests(self) -> bool:
-        """Whether a device that has failed a job, and can be read, is given time to recover; queued jobs wait."""
-        if time.monotonic() >= self._rest_until:
+        """Whether what has failed a job is given time to recover; queued jobs wait."""
+        if (reason := self._rest.reason()) is None:
             return False
-        self._hold_all("the device has failed a job; nothing starts for a minute")
+        self._hold_all(reason)
         return True
 
     def _hold_all(self, reason: str) -> None:
-        for job in self._store.startable():
-            self._store.set_reason(job.id, reason)
+        queued = self._store.startable()
+        self._say_why(queued, dict.fromkeys((job.id for job in queued), reason))
+
+    def _say_why(self, queued: Iterable[Job], reasons: Mapping[int, str]) -> None:
+        """Why queued jobs wait, by id. In one transaction: one for each would take a minute where thousands wait."""
+        said = {job.id: job.reason for job in queued}
+        if news := {job_id: reason for job_id, reason in reasons.items() if reason != said[job_id]}:
+            self._store.set_reasons(news)
 
     def _known(self, snapshot: Snapshot | None) -> History:
         """What attempts on this device have taught; nothing as long as it has not been read."""
@@ -267,16 +271,17 @@ class Dispatcher:
 
     def _place(self, snapshot: Snapshot, history: History) -> None:
         resident = [self._resident(attempt, snapshot) for attempt in self._store.live_attempts()]
-        queued = self._store.startable()
+        queued = [job for job in self._store.startable() if not self._starter.leaves_alone(job.id)]
         known = self._corrected(queued, history)
         decision = plan([_candidate(job, known.get(job.id)) for job in queued], resident, _capacity(snapshot))
         for job_id, reason in decision.impossible.items():
             self._store.finish_queued(job_id, Outcome.FAILED, reason)
         self._breaker.check()  # once it has paused the queue, the store places nothing
+        without_room = self._estimating.without_room
+        self._say_why(queued, {job_id: without_room.get(job_id, why) for job_id, why in decision.waiting.items()})
         for placement in decision.placements:
-            self._start(placement, known[placement.job_id], snapshot)
-        for job_id, reason in decision.waiting.items():
-            self._store.set_reason(job_id, reason)
+            if self._rest.reason() is None:
+                self._start(placement, known[placement.job_id], snapshot)
 
     def _show(self, snapshot: Snapshot, live: list[Attempt], error: str | None = None) -> None:
         view = DeviceView(
@@ -317,16 +322,7 @@ class Dispatcher:
         return Resident(attempt.job_id, max(attempt.reservation_bytes, used), threads)
 
     def _start(self, placement: Placement, estimate: Estimate, snapshot: Snapshot) -> None:
-        """Commit the reservation, then start the attempt's processes; not without room for what it will write."""
         job = self._store.job(placement.job_id)
-        files = self._home.run_dir(job.id)
-        try:
-            make_private_folder(files.path)
-            require(files.path, needed_bytes(files, job.spec, estimate.parameters or job.parameters or 0))
-            files.create(job.spec)
-        except NoRoomError as full:
-            self._store.set_reason(job.id, f"waiting for room: {full}")
-            return
         prediction = Prediction(
             signature=self._signature(job),
             device_kind=snapshot.kind,
@@ -334,27 +330,8 @@ class Dispatcher:
             predicted_bytes=estimate.bytes,
             basis=estimate.basis,
         )
-        number = self._store.place(job.id, placement.reservation_bytes, prediction)
-        if number is None:
-            return  # cancelled or paused meanwhile
-        cpu = self._device.kind == "cpu"
-        launch = Launch(
-            number=number,
-            device=self._device.torch_device,
-            precision=chosen_precision(job.spec.train.precision, self._device),
-            reservation_bytes=placement.reservation_bytes,
-            context_bytes=self._device.constants.context_bytes,
-            resident_limit_bytes=placement.reservation_bytes if cpu else None,
-            grace_s=self._grace_s,
-            cache_dir=str(self._home.cache),
-            environment=self._device.environment(job.spec.resources.threads),
-            probe=estimate.basis is Basis.PROBED,
-            first_counted=job.forgiven_attempts + 1,
-            hang_s=job.spec.limits.hang_s,
-            gives_back=self._exceeded_bytes(job) is None,  # else giving back may have been why it ran out
-        )
-        self._supervisor.start(files, launch)
-        log.info("job %d attempt %d: started with %s", job.id, number, format_bytes(placement.reservation_bytes))
+        gives_back = self._exceeded_bytes(job) is None  # else giving back may have been why it ran out
+        self._starter.start(job, placement.reservation_bytes, prediction, estimate.parameters, gives_back=gives_back)
 
 
 def _last_step(live: Live) -> int:

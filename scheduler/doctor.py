@@ -1,7 +1,6 @@
 """`gpuq doctor`: whether gpuq can work here, and what to do where it cannot."""
 
 import os
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from msgspec import Struct
 
 from jobs.calibrate import Message, Seen, Trouble
 from jobs.errors import GpuqError
+from jobs.room import free_bytes
 from jobs.units import format_bytes
 from scheduler import calibration as calibrations
 from scheduler import leftovers
@@ -53,7 +53,7 @@ def examine(home: Home, device: Device) -> list[Check]:
         check_folder(home.path),
         store,
         check_jobs(home.run_ids(), jobs),
-        check_disk(shutil.disk_usage(home.path).free, largest_checkpoint(home, jobs), unfinished),
+        check_disk(free_bytes(home.path), largest_checkpoint(home, jobs), unfinished),
         check_leftovers(list(leftovers.find(home.runs)), device),
     ]
 

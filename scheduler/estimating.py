@@ -32,6 +32,7 @@ class Estimating:
         self._replies: dict[int, Reply | Failed] = {}  # not yet in the store: it may be full
         self._clock = clock
         self._again_at = clock()
+        self.without_room: dict[int, str] = {}  # why jobs wait whose data found no room on the disk, by id
 
     def advance(self, startable: Callable[[], Iterable[Job]], history: History, most_bytes: int | None) -> None:
         """Take over what has been traced, then ask for what is missing; `most_bytes` is what a job may come to."""
@@ -41,14 +42,31 @@ class Estimating:
             del self._asked[job_id], self._replies[job_id]
         if self._clock() < self._again_at:
             return
-        for job in sorted(startable(), key=lambda job: (-job.priority, job.id)):
-            if job.estimate is None and job.id not in self._tracer.pending:
-                self._estimate(job, history, most_bytes)
+        pending = self._tracer.pending
+        waiting = [job for job in startable() if job.estimate is None and job.id not in pending]
+        self._estimate(sorted(waiting, key=lambda job: (-job.priority, job.id)), history, most_bytes)
+
+    def _estimate(self, jobs: Iterable[Job], history: History, most_bytes: int | None) -> None:
+        """What is known already is stored in one transaction, and the rest asked for."""
+        found: dict[int, Estimate] = {}
+        asked = set(self._asked.values())
+        for job in jobs:
+            signature = self._signature(job)
+            self.without_room.pop(job.id, None)
+            known = estimates.best(job.spec, signature, history, self._traced.get(signature))
+            if known is not None:
+                found[job.id] = known
+            elif signature not in asked:  # else it is known soon
+                asked.add(signature)
+                self._asked[job.id] = signature
+                self._tracer.ask(job.id, job.spec, prepare=True, most_bytes=most_bytes)
+        if found:
+            self._store.set_estimates(found)
 
     def _take(self, job_id: int, reply: Reply | Failed) -> None:
         signature = self._asked[job_id]
         if isinstance(reply, Failed) and reply.no_room:
-            self._store.set_reason(job_id, f"waiting for room: {reply.reason}")
+            self.without_room[job_id] = f"waiting for room: {reply.reason}"
             self._again_at = self._clock() + ROOM_RETRY_S
             return
         if isinstance(reply, Failed) and not reply.untraceable:
@@ -56,15 +74,6 @@ class Estimating:
             return  # its like is tried anew: what was in the way, such as another network's leftovers, may be gone
         self._traced[signature] = _estimate(reply)
         self._store.set_estimate(job_id, self._traced[signature])
-
-    def _estimate(self, job: Job, history: History, most_bytes: int | None) -> None:
-        signature = self._signature(job)
-        known = estimates.best(job.spec, signature, history, self._traced.get(signature))
-        if known is not None:
-            self._store.set_estimate(job.id, known)
-        elif signature not in self._asked.values():  # else it is known soon
-            self._asked[job.id] = signature
-            self._tracer.ask(job.id, job.spec, prepare=True, most_bytes=most_bytes)
 
 
 def _estimate(reply: Reply | Failed) -> Estimate:

@@ -1,5 +1,6 @@
 """`gpuq run`: a dispatcher in the terminal, with a live table, until given jobs have ended or are held."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from scheduler.states import Outcome, State
 from scheduler.status import StatusReport, report
 from scheduler.store import Store
 from scheduler.submission import queue_files
+from scheduler.watched import Watched
 from scheduler.wishes import PAUSED
 
 EXIT_CTRL_C = 130
@@ -107,7 +109,7 @@ class View:
         self._home = home
         self._store = store
         self._device = device
-        self._ids = ids
+        self._watched = Watched(store, ids)
         self._console: Console = render.console()
         self._live: Live | None = None
         self._said: dict[int, str] = {}
@@ -119,11 +121,13 @@ class View:
         return self._live
 
     def refresh(self) -> None:
-        if self._live is not None:
-            self._live.update(render.status(self._report()))
-        else:
-            for job in self.jobs():
-                self._say(job)
+        """Nothing happens where nobody can see it any more, such as on a terminal that has closed: the jobs go on."""
+        with contextlib.suppress(OSError):
+            if self._live is not None:
+                self._live.update(render.status(self._report()))
+            else:
+                for job in self.jobs():
+                    self._say(job)
 
     def show_final(self) -> None:
         if self._live is None:
@@ -131,7 +135,7 @@ class View:
         self._console.print(render.status(self._report()))
 
     def jobs(self) -> list[Job]:
-        return self._store.jobs(self._ids)
+        return self._watched.jobs()
 
     def pause(self) -> QueuePause | None:
         return self._store.queue_pause()
@@ -142,7 +146,7 @@ class View:
         return len(held(unfinished, self.pause())) == len(unfinished)
 
     def _report(self) -> StatusReport:
-        return report(self._home, self._store, self._device, datetime.now(UTC), self._ids)
+        return report(self._home, self._store, self._device, datetime.now(UTC), self.jobs())
 
     def _say(self, job: Job) -> None:
         word = PAUSED if job.is_paused and job.state is State.QUEUED else str(job.outcome or job.state)

@@ -14,7 +14,7 @@ LOG_LINES = 20
 def look(home: Home, ids: Iterable[int] | None, device: str, memory_bytes: int | None) -> StatusReport:
     """The state of all jobs, or of the given ones. Raises UnknownJobError."""
     store = Store(home.store, even_if_full=True)
-    return report(home, store, choose_device(device, memory_bytes), datetime.now(UTC), ids)
+    return report(home, store, choose_device(device, memory_bytes), datetime.now(UTC), store.jobs(ids))
 
 
 def show(home: Home, told: StatusReport, *, detailed: bool) -> None:

@@ -1,5 +1,6 @@
 """Tables and texts for people, from the records of `scheduler.status`."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,9 +26,16 @@ _STYLES = {
 _PLAIN_WIDTH = 160  # when the output is not a terminal
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read our output has enough: the rest goes nowhere, and the command, like `gpuq run`, to its end."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 def console(*, stderr: bool = False) -> Console:
     """Where tables go; wide when nobody's terminal limits it. Names and reasons are shown as they are written."""
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = _PLAIN_WIDTH
     return made

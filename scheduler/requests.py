@@ -10,6 +10,7 @@ from scheduler.home import Home
 from scheduler.pausing import held, held_in_words
 from scheduler.states import Outcome, State
 from scheduler.store import Store
+from scheduler.watched import Watched
 
 POLL_S = 0.2
 PATIENCE_S = 5.0  # a dispatcher that a submit has just started takes a moment to take up its post
@@ -59,7 +60,8 @@ def wait_for(home: Home, ids: Sequence[int]) -> bool:
     store = Store(home.store)
     last_seen = time.monotonic()
     said = ""
-    while unfinished := [job for job in store.jobs(ids) if job.state is not State.FINISHED]:
+    watched = Watched(store, ids)
+    while unfinished := [job for job in watched.jobs() if job.state is not State.FINISHED]:
         pause = store.queue_pause()
         waiting = held(unfinished, pause)
         if waiting and (words := held_in_words(waiting, pause)) != said:
@@ -69,7 +71,7 @@ def wait_for(home: Home, ids: Sequence[int]) -> bool:
         elif time.monotonic() - last_seen > PATIENCE_S:
             raise GpuqError("no dispatcher is running, so these jobs will not end; `gpuq start` starts it")
         time.sleep(POLL_S)
-    return all(job.outcome is Outcome.SUCCEEDED for job in store.jobs(ids))
+    return all(job.outcome is Outcome.SUCCEEDED for job in watched.jobs())
 
 
 def print_log(home: Home, job_id: int, *, follow: bool) -> None:

@@ -26,7 +26,8 @@ from scheduler.process import own_identity
 from scheduler.states import State
 from scheduler.store import Store
 
-TICK_SHARE = 5  # a queue of thousands makes ticks long; then they come less often
+TICK_SHARE = 5  # a queue of thousands makes ticks long; then they come less often …
+LONGEST_DELAY_S = 10.0  # … but not by much if one took minutes, as where memory ran short
 RETRY_S = 5.0  # after a tick that failed
 IDLE_S = 60.0  # with nothing left to do; the next `gpuq submit` starts a new one
 
@@ -36,13 +37,15 @@ log = logging.getLogger("gpuq")
 class Stop:
     """SIGINT and SIGTERM as a question; the second one ends the process at once.
 
-    Attempts have sessions of their own: they checkpoint and end even then. A terminal that closes is a stop, too.
+    Attempts have sessions of their own: they checkpoint and end even then. A terminal that closes is a stop, too, but
+    not for who was told not to mind it, by nohup(1).
     """
 
     def __init__(self) -> None:
         self.requested = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._request)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._request)
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
         if self.requested.is_set():
@@ -100,7 +103,7 @@ def serve(
             try:
                 dispatcher.tick()
                 is_full = False
-                delay_s = max(TICK_S, TICK_SHARE * (time.monotonic() - began))
+                delay_s = min(max(TICK_S, TICK_SHARE * (time.monotonic() - began)), LONGEST_DELAY_S)
             except Exception as error:  # the night is long: what fails now, such as a full disk, may work later
                 is_full = _log_trouble(home, error, was_full=is_full)
                 delay_s = RETRY_S

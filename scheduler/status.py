@@ -92,8 +92,8 @@ class StatusReport(Struct, frozen=True, kw_only=True):
     jobs: list[JobReport]
 
 
-def report(home: Home, store: Store, device: Device, now: datetime, ids: Iterable[int] | None = None) -> StatusReport:
-    """The state of everything, or of the given jobs. Raises UnknownJobError."""
+def report(home: Home, store: Store, device: Device, now: datetime, jobs: Iterable[Job]) -> StatusReport:
+    """The state of everything, and of the given jobs."""
     by_job: dict[int, list[Attempt]] = defaultdict(list)
     for attempt in store.attempts():
         by_job[attempt.job_id].append(attempt)
@@ -107,7 +107,7 @@ def report(home: Home, store: Store, device: Device, now: datetime, ids: Iterabl
         queue=QueueReport(paused=pause is not None, reason=None if pause is None else pause.reason),
         disk=look_at_disk(home),
         device=_device_report(home, device, live, dispatcher_alive=alive),
-        jobs=[job_report(job, by_job[job.id], home, now, waits_for) for job in store.jobs(ids)],
+        jobs=[job_report(job, by_job[job.id], home, now, waits_for) for job in jobs],
     )
 
 

@@ -4,6 +4,7 @@ sqlite3 itself serves the commands that people type. sqlite-utils, which costs 0
 does the dispatcher's bulk work.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from jobs.run_dir import Metrics, Progress
 from jobs.spec import JobSpec, encode
 from scheduler import margin, migrations
 from scheduler.clock import utc_now
-from scheduler.errors import DamagedStoreError, StoreError, is_full, refusing
+from scheduler.errors import DamagedStoreError, StoreError, UnknownJobError, is_full, refusing
 from scheduler.estimate import PRIOR_MARGINS, Estimate, History
 from scheduler.home import Home
 from scheduler.process import Identity
@@ -190,11 +191,15 @@ class Store(Wishes):
             )
 
     def set_reason(self, job_id: int, reason: str) -> None:
-        """Say why a queued job waits; a paused one says so itself."""
-        self._db.execute(
-            "UPDATE jobs SET reason = ? WHERE id = ? AND state = ? AND wish IS NULL AND reason IS NOT ?",
-            (reason, job_id, State.QUEUED, reason),
-        )
+        self.set_reasons({job_id: reason})
+
+    def set_reasons(self, reasons: Mapping[int, str]) -> None:
+        """Say why queued jobs wait, by id; a paused one says so itself."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE jobs SET reason = ? WHERE id = ? AND state = ? AND wish IS NULL AND reason IS NOT ?",
+                ((reason, job_id, State.QUEUED, reason) for job_id, reason in reasons.items()),
+            )
 
     def place(self, job_id: int, reservation_bytes: int, prediction: Prediction) -> int | None:
         """Reserve memory for a queued job; the number of its new attempt, None if it may no longer start."""
@@ -306,8 +311,8 @@ class Store(Wishes):
                 self._finish(job, outcome, reason, test_accuracy=test_accuracy)
 
     def finish_queued(self, job_id: int, outcome: Outcome, reason: str) -> None:
-        """End a job that will not be placed."""
-        with self._transaction():
+        """End a job that will not be placed; nothing if it is queued no more, or was removed meanwhile."""
+        with self._transaction(), contextlib.suppress(UnknownJobError):
             job = self.job(job_id)
             if job.state is State.QUEUED:
                 self._finish(job, outcome, reason)

@@ -97,14 +97,13 @@ class Tracer:
             memory_limit_bytes=self._limits.memory_bytes,
             cpu_limit_s=self._limits.trace_cpu_s,
         )
-        if self._process is None:
-            self._process = self._started()
-        self._send(self._process)
+        self._send(self._running())
 
     def poll(self, timeout_s: float = 0.0) -> dict[int, Reply | Failed]:
         """What has become known since the last call, by key; waits at most `timeout_s` for the first of it."""
-        if self._process is None:
+        if self._process is None and not self._pending:
             return {}
+        self._process = self._running()
         known: dict[int, Reply | Failed] = {}
         ended = self._process.has_ended()  # before reading: what it wrote before it ended is then all there
         for line in self._process.read(0.0 if ended else timeout_s):
@@ -130,11 +129,14 @@ class Tracer:
             self._process.kill()
             self._process = None
 
-    def _started(self) -> TracingProcess:
-        self._sent = 0
-        self._answered = False
-        self._begin(None)
-        return TracingProcess(self._estimator, self._log)
+    def _running(self) -> TracingProcess:
+        """The child; started if there is none, as after the system had no room for another process."""
+        if self._process is None:
+            self._sent = 0
+            self._answered = False
+            self._begin(None)
+            self._process = TracingProcess(self._estimator, self._log)
+        return self._process
 
     def _begin(self, tracing: Tracing | None) -> None:
         """The first pending request is being traced from now on, or, if None, prepared."""
@@ -192,15 +194,12 @@ class Tracer:
         return True
 
     def _replace_process(self, trouble: str, *, excused: bool = False) -> dict[int, Reply | Failed]:
-        """A new child for what is pending. The first request fails, unless it is `excused`, or the old child had
-        answered others: what their networks left running in it may be to blame, so it gets a child that is its own.
+        """What is pending gets a new child with the next call. The first request fails, unless it is `excused`, or the
+        old child had answered others: what their networks left running may be to blame, so it gets one of its own.
         """
         failed: dict[int, Reply | Failed] = {}
         self.close()
         if self._pending and not (self._answered or excused):
             key = next(iter(self._pending))
             failed[key] = Failed(f"{self._pending.pop(key).spec.model.name}: {trouble}")
-        if self._pending:
-            self._process = self._started()
-            self._send(self._process)
         return failed

@@ -42,7 +42,7 @@ DISPATCHER = (
     "scheduler.store:Store.set_estimates > _transaction",
     "scheduler.store:Store.finish_queued > _transaction",
     "scheduler.store:Store.place > _transaction",
-    "scheduler.dispatcher:Dispatcher._start > make_private_folder",
+    "scheduler.starting:Starter._prepares > make_private_folder",
     "jobs.run_dir:RunDir.create > make_private_folder",
     "jobs.run_dir:RunDir.create > write_atomically",
     "scheduler.supervisor:Supervisor.start > write_record",
@@ -56,7 +56,7 @@ DISPATCHER = (
     "scheduler.store:Store.end_attempt > _transaction",
     "scheduler.store:Store.unregister_dispatcher > _transaction",
 )
-DISPATCHER_OF_A_CROWD = ("scheduler.store:Store.set_reason > execute",)
+DISPATCHER_OF_A_CROWD = ("scheduler.store:Store.set_reasons > _transaction",)
 DISPATCHER_AFTER_A_CRASH = (
     "scheduler.supervisor:Supervisor._give_up > make_private_folder",
     "scheduler.supervisor:Supervisor._give_up > open_private",

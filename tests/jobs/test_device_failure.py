@@ -7,6 +7,11 @@ from jobs.memory import is_device_failure, is_out_of_memory
 
 HINT = "\nCUDA kernel errors might be asynchronously reported at some other API call"
 
+AT_THE_START = (
+    "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling NumCudaDevices() "
+    "that might have already set an error?"
+)
+
 
 @pytest.mark.parametrize(
     "error",
@@ -19,6 +24,9 @@ HINT = "\nCUDA kernel errors might be asynchronously reported at some other API 
         RuntimeError("No CUDA GPUs are available"),
         RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"),
         RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"),
+        RuntimeError(f"{AT_THE_START} Error 803: system has unsupported display driver / cuda driver combination"),
+        RuntimeError("CUDA driver initialization failed, you might not have a CUDA gpu."),
+        RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update it"),
     ],
     ids=str,
 )
@@ -47,6 +55,7 @@ def test_what_a_network_does_wrong_is(error: Exception) -> None:
         "CUDA error: out of memory",
         "CUDA driver error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "GET was unable to find an engine to execute this computation",
         "Unable to find a valid cuDNN algorithm to run convolution",
     ],

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import IO
 
 import msgspec
 from bench import RESULT
@@ -59,21 +60,23 @@ class Night:
     script: Path
     running: list["subprocess.Popen[bytes]"]
 
-    def run(self, *arguments: str, grace_s: float = 30.0) -> "subprocess.Popen[bytes]":
-        """Start `gpuq run` with the script in the worker's place."""
+    def run(self, *arguments: str, grace_s: float = 30.0, into: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
+        """Start `gpuq run` with the script in the worker's place; `into` takes what it prints, instead of `output`."""
         standing_in = [sys.executable, str(STANDING_IN), str(self.script), str(grace_s)]
         command = [*standing_in, "run", "--device", "cpu", *arguments]
         environment = {**os.environ, "GPUQ_HOME": str(self.home.path)}
         with self.output.open("ab") as output:
-            self.running.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+            self.running.append(subprocess.Popen(command, env=environment, stdout=into or output, stderr=output))
         return self.running[-1]
 
-    def begin(self, script: str, jobs: int = 1, grace_s: float = 30.0) -> "subprocess.Popen[bytes]":
+    def begin(
+        self, script: str, jobs: int = 1, grace_s: float = 30.0, into: IO[bytes] | None = None
+    ) -> "subprocess.Popen[bytes]":
         """Queue so many jobs and run them; the dispatcher."""
         self.script.write_text(PRELUDE + dedent(script))
         file = self.script.with_name("job.toml")
         file.write_text(JOB)
-        return self.run(*[str(file)] * jobs, grace_s=grace_s)
+        return self.run(*[str(file)] * jobs, grace_s=grace_s, into=into)
 
     def morning(self) -> None:
         """Have another dispatcher bring the queue to its end."""

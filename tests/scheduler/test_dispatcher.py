@@ -1,17 +1,20 @@
 """What a tick of the dispatcher starts, and why the rest waits."""
 
+import errno
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from bench import Bench
-from builders import GiB, MiB
+from builders import GiB, MiB, metrics
 
-from jobs.run_dir import ExitCode, Failure, write_record
+from jobs.run_dir import ExitCode, Failure, append_line, write_record
 from jobs.trace_messages import Reply
 from scheduler.device_view import read_view
-from scheduler.dispatcher import REST_S
 from scheduler.estimate import ESTIMATES_VARY_BYTES, Basis
+from scheduler.rest import FIRST_S, LONGEST_S
+from scheduler.starting import ASIDE_S
 from scheduler.states import Outcome, State
 from scheduler.tracing import Failed
 
@@ -136,12 +139,85 @@ def test_a_job_that_died_of_the_device_goes_on_once_that_has_had_time_to_recover
     monkeypatch.setattr("time.monotonic", lambda: now)
     bench.tick()
     assert bench.attempt(job_id).outcome is Outcome.LOST
-    assert {bench.job(one).reason for one in (job_id, other)} == {
-        "the device has failed a job; nothing starts for a minute"
-    }
-    now += REST_S
+    assert {bench.job(one).reason for one in (job_id, other)} == {"the device has failed a job; nothing starts for 1m"}
+    now += FIRST_S
     bench.tick()
     assert bench.starting() == [job_id]
+
+
+@pytest.mark.parametrize(("gets_on", "length"), [(False, "2m"), (True, "1m")])
+def test_the_device_is_left_alone_for_longer_each_time_until_a_job_gets_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, gets_on: bool, length: str
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    job_id = bench.submit()
+    for of_device in (True, False, True):
+        bench.tick()
+        bench.begin(job_id)
+        if not of_device:
+            append_line(bench.home.run_dir(job_id).metrics, metrics(1 if gets_on else 0))
+        write_record(bench.files(job_id).failure, Failure(kind="RuntimeError", message="so", of_device=of_device))
+        bench.end(job_id, exit_code=ExitCode.FAILED)
+        bench.tick()
+        now += LONGEST_S if of_device else 0
+    now -= LONGEST_S
+    assert bench.job(job_id).reason == f"the device has failed a job; nothing starts for {length}"
+
+
+def test_a_run_directory_that_cannot_be_made_keeps_no_other_job_waiting_and_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = bench.submit(memory="600 MiB"), bench.submit(memory="500 MiB")
+    in_the_way = bench.home.run_dir(first).path
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    bench.tick()
+    why = f"cannot be started: FileExistsError: [Errno 17] File exists: '{in_the_way}'; tried again in a minute"
+    assert (bench.job(first).state, bench.job(first).reason) == (State.QUEUED, why)
+    bench.tick()
+    assert bench.starting() == [other]
+    bench.end(other, exit_code=ExitCode.SUCCEEDED)
+    in_the_way.unlink()
+    now += ASIDE_S
+    bench.tick()
+    assert bench.starting() == [first]
+
+
+def test_a_process_that_cannot_be_started_is_no_loss_of_its_job_and_is_tried_again_in_a_minute(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = bench.submit(memory="200 MiB"), bench.submit()
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    too_many = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.engine, "start", Mock(side_effect=too_many))
+        for _ in range(3):
+            bench.tick()
+    [attempt] = bench.store.attempts()
+    assert (attempt.job_id, attempt.outcome) == (first, Outcome.STOPPED)
+    assert attempt.reason == f"no process can be started: BlockingIOError: {too_many}"
+    assert {bench.job(one).reason for one in (first, other)} == {f"{attempt.reason}; nothing starts for 1m"}
+    now += FIRST_S
+    bench.tick()
+    assert bench.starting() == [first, other]
+
+
+def test_what_is_written_of_jobs_that_wait_takes_as_many_transactions_however_many_they_are(bench: Bench) -> None:
+    bench.started(memory="1 GiB")
+    bench.tick()
+    for _ in range(20):
+        bench.submit()
+    statements: list[str] = []
+    bench.store._db.set_trace_callback(statements.append)
+    bench.tick()
+    assert statements.count("BEGIN IMMEDIATE") == 2  # their estimates, and why they wait
+    statements.clear()
+    bench.tick()
+    assert [one for one in statements if not one.startswith("SELECT")] == []
 
 
 def test_what_ends_is_followed_even_while_the_device_cannot_be_read(bench: Bench) -> None:
@@ -224,6 +300,17 @@ def test_a_job_cancelled_while_it_is_traced_stays_cancelled(bench: Bench) -> Non
     bench.estimator.answers = {job_id: Failed("ended by SIGSEGV")}
     bench.tick()
     assert bench.job(job_id).outcome is Outcome.CANCELLED
+
+
+def test_a_job_removed_while_it_is_traced_keeps_no_other_waiting(bench: Bench) -> None:
+    removed = bench.submit(memory=None)
+    bench.tick()
+    bench.store.cancel(removed)
+    assert bench.store.remove(removed, lambda: None)
+    other = bench.submit()
+    bench.estimator.answers = {removed: Failed("ended by SIGSEGV")}
+    bench.tick()
+    assert bench.starting() == [other]
 
 
 def test_a_job_whose_like_has_run_is_placed_by_what_that_used(bench: Bench) -> None:

@@ -3,8 +3,10 @@
 In the worker's place are small scripts.
 """
 
+import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from builders import MiB
@@ -121,3 +123,38 @@ def test_a_second_ctrl_c_ends_it_at_once_and_nothing_is_lost(night: Night) -> No
     night.file("go").touch()
     night.morning()
     assert (night.begun(), night.outcomes()) == ([1, 2], [Outcome.STOPPED, Outcome.SUCCEEDED])
+
+
+def test_when_nobody_reads_what_run_prints_any_more_it_goes_on(night: Night) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as into:
+        dispatcher = night.begin(WAITS + "    succeed()", into=into)
+    with os.fdopen(reading, "rb") as reader:
+        assert b"job 1 job starting" in reader.readline()
+    night.wait_for("ready")
+    night.file("go").touch()
+    assert dispatcher.wait(timeout=60) == 0, night.output.read_text()
+    assert night.outcomes() == [Outcome.SUCCEEDED]
+
+
+def test_when_what_run_prints_finds_no_room_its_jobs_go_on_to_their_end(night: Night) -> None:
+    with Path("/dev/full").open("wb") as into:
+        dispatcher = night.begin(WAITS + "    succeed()", into=into)
+    night.wait_for("ready")
+    night.file("go").touch()
+    assert dispatcher.wait(timeout=60) == 1
+    assert "No space left on device" in night.output.read_text()
+    assert night.outcomes() == [Outcome.SUCCEEDED]
+
+
+def test_a_dispatcher_told_by_nohup_not_to_mind_that_the_terminal_closes_goes_on(night: Night) -> None:
+    ignoring = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as what is started now inherits it
+    try:
+        dispatcher = night.begin(WAITS + "    succeed()")
+    finally:
+        signal.signal(signal.SIGHUP, ignoring)
+    night.wait_for("ready")
+    dispatcher.send_signal(signal.SIGHUP)
+    night.file("go").touch()
+    assert dispatcher.wait(timeout=60) == 0
+    assert night.outcomes() == [Outcome.SUCCEEDED]

@@ -136,11 +136,20 @@ class TestDispatcher:
         bench.estimator.answers[job_id] = Failed("/cache: no room: 9 MiB needed", no_room=True)
         advance()
         assert bench.job(job_id).state is State.QUEUED
-        assert bench.job(job_id).reason == "waiting for room: /cache: no room: 9 MiB needed"
+        assert estimating.without_room == {job_id: "waiting for room: /cache: no room: 9 MiB needed"}
         assert job_id not in bench.estimator.asked
         now[0] = ROOM_RETRY_S
         advance()
+        assert estimating.without_room == {}
         assert job_id in bench.estimator.asked
+
+    def test_a_job_whose_data_find_no_room_says_so_while_it_waits(self, bench: Bench) -> None:
+        job_id = bench.submit(memory=None)
+        bench.tick()
+        bench.estimator.answers[job_id] = Failed("/cache: no room: 9 MiB needed", no_room=True)
+        for _ in range(2):
+            bench.tick()
+            assert bench.job(job_id).reason == "waiting for room: /cache: no room: 9 MiB needed"
 
     def test_an_estimate_that_finds_no_room_in_the_store_is_not_lost(self, bench: Bench, small_disk: SmallDisk) -> None:
         job_id = bench.submit(memory=None)
@@ -175,7 +184,7 @@ class TestReading:
 
     def test_it_can_be_read(self, full: Home) -> None:
         store = Store(full.store, even_if_full=True)
-        made = report(full, store, CpuDevice(), datetime.now(UTC))
+        made = report(full, store, CpuDevice(), datetime.now(UTC), store.jobs())
         store.close()
         assert [job.state for job in made.jobs] == [State.QUEUED]
         assert made.disk.error == f"no room in {full.path}: 0 B free, 1.0 MiB needed"

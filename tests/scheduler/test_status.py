@@ -1,6 +1,6 @@
 """What `gpuq status --json` tells: an interface, with the names and values of the issue's example."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,9 +51,9 @@ def store(home: Home) -> Iterator[Store]:
     opened.close()
 
 
-def told(home: Home, store: Store, **options: Any) -> Any:
+def told(home: Home, store: Store, ids: Sequence[int] | None = None, **options: Any) -> Any:
     """The report as it is printed, read again."""
-    made = report(home, store, options.pop("device", Machine()), TEN_PAST_NOON, **options)
+    made = report(home, store, options.pop("device", Machine()), TEN_PAST_NOON, store.jobs(ids), **options)
     return msgspec.json.decode(msgspec.json.encode(made))
 
 
@@ -266,5 +266,5 @@ def test_a_clock_that_went_back_does_not_show() -> None:
 
 def test_a_report_is_read_back_as_it_was(home: Home, store: Store) -> None:
     run_one(store)
-    made = report(home, store, Machine(), TEN_PAST_NOON)
+    made = report(home, store, Machine(), TEN_PAST_NOON, store.jobs())
     assert msgspec.json.decode(msgspec.json.encode(made), type=StatusReport) == made

@@ -1,9 +1,11 @@
 """The child process that traces jobs, with a script in its place that does what the network's name says."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from unittest.mock import Mock
 
 import pytest
 from builders import spec
@@ -321,3 +323,28 @@ def test_automatic_precision_is_decided_here(tmp_path: Path) -> None:
     tracer.ask(1, spec(), prepare=False)
     known = eventually(lambda: tracer.poll(0.05), "its end")
     assert known == {1: Failed("resv1: tracing it ended its process with exit code 1: bf16")}
+
+
+def test_a_process_that_could_not_be_started_is_started_with_the_next_look(
+    tracer: Tracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("scheduler.tracing.TracingProcess", Mock(side_effect=BlockingIOError))
+        with pytest.raises(BlockingIOError):
+            tracer.ask(1, spec(network="crashes"), prepare=False)
+    assert isinstance(eventually(lambda: tracer.poll(0.1), "a reply")[1], Failed)
+
+
+def test_what_failed_is_told_though_the_process_for_the_others_cannot_be_started_yet(
+    tracer: Tracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer.ask(1, spec(network="crashes"), prepare=False)
+    tracer.ask(2, spec(network="fine"), prepare=False)
+    tracer.poll()
+    known: Known = {}
+    with monkeypatch.context() as patched:
+        patched.setattr("scheduler.tracing.TracingProcess", Mock(side_effect=BlockingIOError))
+        with contextlib.suppress(BlockingIOError):
+            eventually(lambda: known.update(tracer.poll(0.1)) or known, "a reply")
+    eventually(lambda: known.update(tracer.poll(0.1)) or tracer.pending == set(), "the rest")
+    assert {key: type(reply) for key, reply in known.items()} == {1: Failed, 2: Reply}
