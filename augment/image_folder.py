@@ -88,6 +88,8 @@ def _decode(path: str, image_size: int | None) -> npt.NDArray[np.uint8]:
     """One image file as (3, H, W)."""
     try:
         with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut off at 255: all but white
+                raise ValueError(f"pixels of Pillow's mode {file.mode}; expected 8 bits a channel")
             image = file.convert("RGB")
     except Exception as error:  # decoders raise what they like
         raise UnreadableImageError(f"{path}: not a readable image ({error})") from error

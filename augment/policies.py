@@ -53,6 +53,10 @@ class Pipeline:
     def __call__(self, images: Tensor) -> Tensor:
         """Raises AugmentError if the images are not of the pipeline's size."""
         height, width = images.shape[-2:]
+        if height != width:
+            raise AugmentError(
+                f"policy {self.name!r} is for square images, these are {width}×{height} px; image_size makes them so"
+            )
         if not height == width == self.image_size:
             raise AugmentError(
                 f"policy {self.name!r} was made for images of {self.image_size} × {self.image_size} pixels, "

@@ -143,7 +143,7 @@ class Fuzz:
         for job in jobs[before:]:
             if not _survives(job.spec) or self._home.run_dir(job.id).read_spec() != job.spec:
                 raise BrokenError(f"job {job.id} is not what was asked for")
-        told = report(self._home, store, CpuDevice(), datetime.now(UTC), ids[:SHOWN])
+        told = report(self._home, store, CpuDevice(), datetime.now(UTC), store.jobs(ids[:SHOWN]))
         shown = _shown(render.status(told), *(render.job_details(job, []) for job in told.jobs))
         if not shown.replace("\n", "").isprintable():
             raise BrokenError(f"a terminal would take this for more than text: {shown!r}")

@@ -244,7 +244,7 @@ def _contradictions(
 ) -> Iterator[str]:
     """What is wrong between sections that are fine one by one; those that are not are None."""
     if schedule and train:
-        yield from _warmup_problems(schedule, train)
+        yield from _warmup_problems(schedule, train, data)
     floor = getattr(schedule, "min_lr", getattr(schedule, "final_lr", 0.0))
     if optimizer and floor >= optimizer.lr:
         yield f"schedule: the lowest rate {floor:g} is not below optimizer.lr {optimizer.lr:g}"
@@ -255,15 +255,25 @@ def _contradictions(
         yield from _data_problems(data, train.batch_size)
 
 
-def _warmup_problems(schedule: spec.Schedule, train: spec.TrainSpec) -> Iterator[str]:
-    for unit in ("epochs", "iterations"):
-        warmup, whole = getattr(schedule, f"warmup_{unit}"), getattr(train, unit)
-        if whole is not None and warmup > whole:
-            yield f"schedule.warmup_{unit}: {warmup} is longer than the training of {whole} {unit} (train.{unit})"
+def _warmup_problems(schedule: spec.Schedule, train: spec.TrainSpec, data: spec.DataSpec | None) -> Iterator[str]:
+    unit = "iterations" if schedule.warmup_iterations else "epochs"
+    counted = "epochs" if train.iterations is None else "iterations"
+    warmup, whole = getattr(schedule, f"warmup_{unit}"), getattr(train, counted)
+    steps_per_epoch, told = 1, ""
+    if unit != counted:
+        if data is None or (images := catalog.DATASETS[data.name].train_images) is None:
+            return  # only the files can tell
+        training = catalog.all_part_sizes(min(images, data.limit or images), 0, data.split)[0]
+        steps_per_epoch = -(-training // train.batch_size)
+        told = f", of {steps_per_epoch} iterations an epoch"
+    steps = {"epochs": steps_per_epoch, "iterations": 1}
+    if warmup * steps[unit] > whole * steps[counted]:
+        problem = f"{warmup} is longer than the training of {whole} {counted} (train.{counted}){told}"
+        yield f"schedule.warmup_{unit}: {problem}"
 
 
-def _data_problems(data: spec.DataSpec, batch_size: int) -> Iterator[str]:
-    facts = catalog.DATASETS[data.name]
+def _unsuited(data: spec.DataSpec, facts: catalog.DataFacts) -> Iterator[str]:
+    """What does not go with the data set that is named."""
     if facts.points and data.augment != "none":
         yield f'data.augment: "{data.augment}" is for images, {data.name} are points: set it to "none"'
     if facts.input_shape is not None and data.image_size not in (None, facts.image_size):
@@ -274,6 +284,11 @@ def _data_problems(data: spec.DataSpec, batch_size: int) -> Iterator[str]:
         values = getattr(data, name)
         if values is not None and len(values) != channels:
             yield f"data.{name}: {len(values)} values for {channels} {'coordinates' if facts.points else 'channels'}"
+
+
+def _data_problems(data: spec.DataSpec, batch_size: int) -> Iterator[str]:
+    facts = catalog.DATASETS[data.name]
+    yield from _unsuited(data, facts)
     labelled, tested = facts.train_images, facts.test_images
     if labelled is None:
         root = Path(data.root)
@@ -283,6 +298,9 @@ def _data_problems(data: spec.DataSpec, batch_size: int) -> Iterator[str]:
         except (DataError, OSError) as error:
             yield f"data.root: {error}"
             return
+        if len(folder.classes) == 1:
+            only = toml_literal(folder.classes[0])
+            yield f"data.root: {root} has one class folder, {only}: nothing to tell apart; is it one folder too high?"
         tested = 0 if folder.test is None else 1
         if not tested and (data.split == "official" or len(data.split) == 2):
             yield f"data.split: {_written(data.split)} needs a test/ folder beside train/ in {root}"

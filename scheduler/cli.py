@@ -57,6 +57,7 @@ def submit(
     """Queue the jobs of TOML files, all or none, and see to it that a dispatcher runs."""
     from scheduler.submission import submit_files
 
+    _require_usable(device, memory)
     submitted = submit_files(
         current_home(), files, start=not no_start, device=device, memory_bytes=memory, max_failures=max_failures
     )
@@ -132,6 +133,7 @@ def retry(ids: tuple[range, ...], no_start: bool, device: str, memory: int | Non
     """Queue jobs again that ended without success; they go on from their last checkpoint."""
     from scheduler.requests import retry_jobs
 
+    _require_usable(device, memory)
     home = current_home()
     retried, started = retry_jobs(home, flatten(ids), start=not no_start, device=device, memory_bytes=memory)
     click.echo(f"queued again: {as_ranges(retried)}")
@@ -162,6 +164,7 @@ def resume(ids: tuple[range, ...], whole_queue: bool, no_start: bool, device: st
     """Have paused jobs, or the whole paused queue, go on from their last checkpoints."""
     from scheduler import pausing
 
+    _require_usable(device, memory)
     home = current_home()
     told = pausing.resume_queue(home) if _is_all(ids, whole_queue) else pausing.resume_jobs(home, flatten(ids))
     for line in told:
@@ -169,6 +172,14 @@ def resume(ids: tuple[range, ...], whole_queue: bool, no_start: bool, device: st
     started = None if no_start else pausing.start_if_needed(home, device, memory)
     if started is not None:
         click.echo(f"dispatcher started (pid {started}), log: {home.dispatcher_log}")
+
+
+def _require_usable(device: str, memory: int | None) -> None:
+    """Refuse before anything is done what a dispatcher in the background would tell its log alone, and leave."""
+    if device != "auto" or memory is not None:  # these suit every machine: no driver need be asked
+        from scheduler.device import choose_device
+
+        choose_device(device, memory)
 
 
 def _is_all(ids: tuple[range, ...], whole_queue: bool) -> bool:
@@ -257,6 +268,7 @@ def start(foreground: bool, device: str, memory: int | None, max_failures: int |
     from scheduler.background import ensure_dispatcher
     from scheduler.store import Store
 
+    _require_usable(device, memory)
     pid, started = ensure_dispatcher(home, Store(home.store), device, memory, max_failures)
     log = f", log: {home.dispatcher_log}"
     click.echo(f"dispatcher {'started' if started else 'is running already'} (pid {pid}){log if started else ''}")

@@ -148,7 +148,7 @@ def boundary(subjects: tuple[str, ...], out: Path | None, show: bool, device: st
     "--span", type=click.FloatRange(0, min_open=True), help="The coordinates go from −span to span; 1 by default."
 )
 @click.option("--images", type=click.IntRange(1), help="How many images of the test part; all by default.")
-@click.option("--seed", type=click.IntRange(0), help="Of the random directions; 42 by default.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the random directions; 42 by default.")
 @out_option
 @show_option
 @look_device_option

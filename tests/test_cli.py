@@ -101,6 +101,30 @@ def test_a_store_that_is_not_one_is_refused_and_left_alone(gpuq: Gpuq) -> None:
     gpuq.home.store.unlink()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--device", "gpu"), "--device: expected auto, cpu, cuda or cuda:INDEX, got 'gpu'"),
+        (("--device", "cuda", "--memory", "6 GiB"), "--memory: sets the budget of the CPU device"),
+    ],
+)
+@pytest.mark.parametrize("command", [("submit", "b.toml"), ("retry", "1"), ("resume", "--all"), ("start",)], ids=str)
+def test_a_device_that_no_dispatcher_can_use_is_refused_before_anything_is_done(
+    gpuq: Gpuq, command: tuple[str, ...], options: tuple[str, ...], words: str
+) -> None:
+    gpuq("submit", "--no-start", gpuq.write("a.toml", RESV1))
+    gpuq("cancel", "1")
+    gpuq("pause", "--all")
+    gpuq.write("b.toml", RESV1)
+    done = gpuq(*command, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    told = json.loads(gpuq("status", "--json").stdout)
+    assert [(job["id"], job["outcome"]) for job in told["jobs"]] == [(1, "cancelled")]
+    assert told["queue"]["paused"]
+    assert not gpuq.home.dispatcher_log.exists()
+
+
 def test_status_of_nothing_says_how_to_begin(gpuq: Gpuq) -> None:
     assert "no jobs; `gpuq submit FILE.toml` queues some" in gpuq("status").stdout
 

@@ -377,6 +377,7 @@ class TestCompare:
         (("probe", "gradients", "1", "--device", "cuda"), "cuda"),
         (("plot", "landscape", "1", "--span", "nan"), "--span: expected a finite number above 0, got nan"),
         (("plot", "landscape", "1", "--grid", "2"), "2 is not in the range"),
+        (("plot", "landscape", "1", "--seed", str(2**63)), "is not in the range"),
         (("probe", "gradients", "1", "--show"), "--show needs --out"),
     ],
 )

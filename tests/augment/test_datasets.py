@@ -153,6 +153,15 @@ class TestImageFolder:
         with pytest.raises(UnreadableImageError, match=r"a/broken\.png: not a readable image"):
             ask()
 
+    @pytest.mark.parametrize(("file", "dtype"), [("a.png", np.uint16), ("a.tif", np.int32), ("b.tif", np.float32)])
+    def test_an_image_of_more_than_8_bits_is_refused_rather_than_cut_off(
+        self, root: Path, ask: Ask, file: str, dtype: npt.DTypeLike
+    ) -> None:
+        paint_class(root / "a", range(4))
+        Image.fromarray(np.full((4, 4), 300, dtype=dtype)).save(root / "a" / file)
+        with pytest.raises(UnreadableImageError, match=rf"a/{file}: .* mode [IF].*; expected 8 bits"):
+            ask()
+
     def test_class_folders_without_images_are_refused(self, root: Path, ask: Ask) -> None:
         (root / "a").mkdir(parents=True)
         with pytest.raises(ImageFolderError, match=f"^{root}: its class folders hold no images"):

@@ -142,7 +142,12 @@ def test_an_unknown_policy_is_refused_with_the_names_there_are() -> None:
 
 
 def test_images_of_another_size_are_refused() -> None:
-    with pytest.raises(AugmentError, match="32 × 32 pixels, not 28 × 32"):
+    with pytest.raises(AugmentError, match="32 × 32 pixels, not 28 × 28"):
+        policy("easy", 32)(torch.rand(4, 3, 28, 28))
+
+
+def test_images_that_are_not_square_are_refused_with_what_makes_them_so() -> None:
+    with pytest.raises(AugmentError, match="'easy' is for square images, these are 32×28 px; image_size makes"):
         policy("easy", 32)(torch.rand(4, 3, 28, 32))
 
 

@@ -62,6 +62,11 @@ MISTAKES = {
     '[optimizer]\nname = "adam"\nbetas = [0.9, 1.0]': "optimizer.betas: expected float < 1.0",
     '[schedule]\nname = "step"': 'schedule.name: unknown schedule "step"; did you mean "steps"?',
     "[schedule]\nwarmup_epochs = 201": "schedule.warmup_epochs: 201 is longer than the training of 200 epochs",
+    "[train]\niterations = 784": "schedule.warmup_epochs: 5 is longer than the training of 784 iterations",
+    '[train]\nepochs = 2\n[schedule]\nname = "cosine"\nwarmup_iterations = 315': (
+        "schedule.warmup_iterations: 315 is longer than the training of 2 epochs (train.epochs), of 157 iter"
+    ),
+    "[data]\nlimit = 1000\n[train]\niterations = 19": "schedule.warmup_epochs: 5 is longer than the training of 19",
     "[schedule]\nfactor = 1": "schedule.factor: expected float < 1.0, got 1",
     "[schedule]\nmin_lr = 0.05": "schedule: the lowest rate 0.05 is not below optimizer.lr 0.05",
     '[schedule]\nname = "cosine"\npatience = 3': "schedule.patience: unknown key; allowed: warmup_epochs, warmup_",
@@ -141,6 +146,17 @@ class TestMistakes:
         told = [line.split(": ")[1] for line in errors(write(text))]
         assert told == ["model.name", "schedule.warmup_epochs", "schedule"]
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[train]\niterations = 785",  # 5 epochs of 157
+            "[data]\nlimit = 1000\n[train]\niterations = 20",
+            '[train]\nepochs = 2\n[schedule]\nname = "cosine"\nwarmup_iterations = 314',
+        ],
+    )
+    def test_a_warmup_may_take_all_of_the_training(self, write: Write, text: str) -> None:
+        assert len(jobs(write(f"{RESV1}{text}\n"))) == 1
+
     def test_paths_with_control_characters_stay_on_one_line(self, write: Write) -> None:
         (line,) = errors(write("", "two\nlines\x1b[31m.toml"))
         assert line.startswith("two\\nlines\\x1b[31m.toml: model.name: missing")
@@ -189,6 +205,13 @@ class TestImageFolder:
     def test_an_official_split_needs_a_test_folder(self, write: Write) -> None:
         (line,) = errors(write(self.text(4, 'split = "official"\n')))
         assert 'data.split: "official" needs a test/ folder beside train/' in line
+
+    def test_a_single_class_folder_is_refused(self, write: Write, folder: Path) -> None:
+        folder.rename(folder.with_name("cats and dogs"))
+        folder.mkdir()
+        folder.with_name("cats and dogs").rename(folder / "cats and dogs")
+        (line,) = errors(write(self.text(4)))
+        assert line.startswith(f'job.toml: data.root: {folder} has one class folder, "cats and dogs": ')
 
     def test_images_are_counted_no_further_than_a_batch_needs(
         self, write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch
