@@ -1,6 +1,7 @@
 """The process that traces jobs: `python -P -m jobs.estimator`, a request a line in, a reply a line out.
 
-It sees no GPU. What a traced network prints goes to standard error, never between the replies.
+It sees no GPU. What a traced network prints goes to standard error, never between the replies, and what it reads from
+standard input is nothing, never a request.
 """
 
 import contextlib
@@ -8,18 +9,16 @@ import importlib
 import math
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from augment.errors import NoRoomForDataError
 from jobs import largest_batch
 from jobs.errors import in_words
+from jobs.forks import Forks
 from jobs.resident import (
     ALL_WORKER_MODULES,
     import_costs,
@@ -28,7 +27,7 @@ from jobs.resident import (
     worker_modules,
 )
 from jobs.spec import JobSpec
-from jobs.trace_messages import Message, OutOfMemory, Reply, Request, Tracing
+from jobs.trace_messages import Reply, Request, Tracing
 from jobs.worker import die_with_parent
 
 if TYPE_CHECKING:
@@ -44,30 +43,20 @@ CPU_TRAINING_BYTES = 44 * MiB
 def main() -> None:
     """Answer requests until there are no more, or a network takes more memory than it may: it may still hold it."""
     die_with_parent()
-    own_pid = os.getpid()
-    replies = os.fdopen(os.dup(1), "wb")
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-
-    def say(message: Message) -> None:
-        if os.getpid() != own_pid:  # a network has forked, and this is the fork
-            os._exit(0)
-        replies.write(msgspec.json.encode(message) + b"\n")
-        replies.flush()
-
-    for request in _requests():
-        reply: Reply | OutOfMemory
-        try:
-            reply = answer(request, say)
-        except MemoryError:
-            reply = OutOfMemory(key=request.key)
-        say(reply)
-        if isinstance(reply, OutOfMemory):
-            os._exit(1)
+    _import_all()
+    forks = Forks(answer, replies)
+    for line in requests:
+        forks.respond(line)
 
 
-def _requests() -> Iterator[Request]:
-    for line in sys.stdin.buffer:
-        yield msgspec.json.decode(line, type=Request)
+def _import_all() -> None:
+    """What traces need, so that no fork has to."""
+    _imports()
+    importlib.import_module("jobs.trace")
+    _imported_data_bytes()
 
 
 def answer(request: Request, say: Callable[[Tracing], None] = lambda _: None) -> Reply:
@@ -89,7 +78,7 @@ def answer(request: Request, say: Callable[[Tracing], None] = lambda _: None) ->
 
     def predicted(request: Request) -> tuple[dict[str, int], int]:
         say(Tracing(key=request.key, resident_bytes=resident_bytes()))
-        with _limited(request):
+        with _limited(request), torch.compiler.set_stance(_NOTHING_COMPILED):
             traced = trace_job(request.spec, shape, device, request.precision, workspace_bytes)
         if request.device == "cpu":
             return cpu_components(traced, process_bytes), traced.parameters
@@ -110,19 +99,24 @@ def _blame(request: Request, error: BaseException) -> str:
 
     if is_out_of_memory(error.__cause__ or error):  # an error of its builder is the cause of a ModelError
         raise MemoryError
-    name, words = request.spec.model.name, in_words(error).removesuffix(": ")
-    advice = _CANNOT_BE_TRACED if _is_untraceable(error) else ""
+    name = request.spec.model.name
+    if _is_compiled(error):
+        return f"{name}: it is compiled by torch.compile{_CANNOT_BE_TRACED}"
+    words = in_words(error).removesuffix(": ")
+    advice = f"; it reads values of tensors{_CANNOT_BE_TRACED}" if _is_untraceable(error) else ""
     return ("" if name in words else f"{name}: ") + words + advice
 
 
 _CANNOT_BE_TRACED = (
-    "; it reads values of tensors, so it cannot be traced: a queued job is measured by a few steps alone on the device"
+    ", so it cannot be traced: a queued job is measured by a few steps alone on the device"
     ', unless it declares [resources] memory, such as "6 GiB"'
 )
 
 
 def _is_untraceable(error: BaseException) -> bool:
-    """Whether a network failed only because fake tensors have no values, or an operator of its own no fake form."""
+    """Whether a network failed only because it is compiled, fake tensors have no values, or an operator of its own no
+    fake form.
+    """
     from torch._subclasses import fake_tensor
 
     kinds = (
@@ -131,7 +125,18 @@ def _is_untraceable(error: BaseException) -> bool:
         fake_tensor.UnsupportedOperatorException,
         fake_tensor.UnsupportedFakeTensorException,
     )
-    return isinstance(error, kinds) or "is not supported for tensor subclasses" in str(error)  # .numpy()
+    no_numpy = "is not supported for tensor subclasses" in str(error)  # .numpy()
+    return isinstance(error, kinds) or no_numpy or _is_compiled(error)
+
+
+def _is_compiled(error: BaseException) -> bool:
+    """Whether a network was about to be compiled while it was traced: fake tensors would crash the compiler, and what
+    it compiles takes other memory than a trace tells.
+    """
+    return isinstance(error, RuntimeError) and f"torch.compile stance is '{_NOTHING_COMPILED}'" in str(error)
+
+
+_NOTHING_COMPILED: Final = "fail_on_recompile"
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def run_attempt(
         loaded_bytes = resident_bytes()
         room(write_record, files.result, trainer.run())
         return ExitCode.SUCCEEDED
-    except (Exception, SystemExit) as error:  # a network may call sys.exit(), and that is no success
+    except BaseException as error:  # a network may raise anything: SystemExit, KeyboardInterrupt
         return _explained(error, attempt, room)
     finally:
         known = parts(device, imported_bytes, loaded_bytes)
@@ -113,7 +113,7 @@ def run_attempt(
             room(write_record, attempt.peak, peak)
 
 
-def _explained(error: Exception | SystemExit, attempt: AttemptFiles, room: Room) -> ExitCode:
+def _explained(error: BaseException, attempt: AttemptFiles, room: Room) -> ExitCode:
     """How training ends by an exception; the reason is left in the attempt's files.
 
     Asked to stop while there is no room for it, it is merely stopped: the next attempt comes to the same end.
@@ -125,7 +125,8 @@ def _explained(error: Exception | SystemExit, attempt: AttemptFiles, room: Room)
         return ExitCode.STOPPED
     time_is_up = isinstance(error, TimeUp)
     if not time_is_up:
-        traceback.print_exception(error)
+        with contextlib.suppress(Exception):  # a network may have closed or replaced standard error
+            traceback.print_exception(error)
     message = str(error) if time_is_up else in_words(error)
     failure = Failure(
         kind=type(error).__name__,
@@ -174,9 +175,9 @@ def leave(code: int) -> NoReturn:
     """End this process without what Python does first: nothing but what was printed is left to be written, and while
     torch is taken apart some 100 MiB of its libraries become resident that no training needed.
     """
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a network may have closed or replaced it
+            stream.flush()
     ctypes.CDLL(None).fflush(None)  # what libraries have printed
     os._exit(code)
 

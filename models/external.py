@@ -35,6 +35,11 @@ def is_external(name: str) -> bool:
     return ":" in name
 
 
+def is_users_file(name: str) -> bool:
+    """Whether this names a builder in a user's own file: code that may do anything."""
+    return is_external(name) and not name.startswith(_TORCHVISION)
+
+
 def check_external(name: str) -> None:
     """Refuses a name that cannot be built, without importing torchvision or running the user's file.
 

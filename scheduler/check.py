@@ -8,6 +8,7 @@ from jobs.errors import GpuqError
 from jobs.estimator import CPU_TRAINING_BYTES
 from jobs.run_dir import Launch, Peak, read_record, read_whole
 from jobs.units import format_bytes
+from scheduler.estimate import Basis
 from scheduler.home import Home
 from scheduler.records import Attempt, Job
 from scheduler.states import Outcome
@@ -31,11 +32,11 @@ class Check(Struct, frozen=True, kw_only=True):
     outcome: str | None  # None while it runs
     device: str
     basis: str
-    estimate_bytes: int
+    estimate_bytes: int | None  # None: it was to show its peak, and nothing was estimated
     reservation_bytes: int  # that it was placed with
     left_bytes: int  # of the reservation, if it gave back the rest
     used_bytes: int  # at least, of one that ran out of memory
-    error: float  # of the estimate, as a share of what was used
+    error: float | None  # of the estimate, as a share of what was used
     parts: list[Part]
 
 
@@ -60,6 +61,7 @@ def compared(job: Job, attempt: Attempt, peak: Peak | None, launch: Launch | Non
     """What was estimated of an attempt beside what it used; `peak` is its worker's own report, if it left one."""
     assert attempt.peak_bytes is not None
     components = {} if job.estimate is None else job.estimate.components
+    estimated = None if attempt.basis is Basis.PROBED else attempt.predicted_bytes
     parts = cpu_parts if attempt.device_kind == "cpu" else cuda_parts
     return Check(
         id=job.id,
@@ -68,11 +70,11 @@ def compared(job: Job, attempt: Attempt, peak: Peak | None, launch: Launch | Non
         outcome=attempt.outcome,
         device=attempt.device_name,
         basis=attempt.basis,
-        estimate_bytes=attempt.predicted_bytes,
+        estimate_bytes=estimated,
         reservation_bytes=attempt.reservation_bytes if launch is None else launch.reservation_bytes,
         left_bytes=attempt.reservation_bytes,
         used_bytes=attempt.peak_bytes,
-        error=attempt.predicted_bytes / attempt.peak_bytes - 1,
+        error=None if estimated is None else estimated / attempt.peak_bytes - 1,
         parts=[] if peak is None else parts(components, peak),
     )
 

@@ -272,7 +272,7 @@ class Dispatcher:
     def _place(self, snapshot: Snapshot, history: History) -> None:
         resident = [self._resident(attempt, snapshot) for attempt in self._store.live_attempts()]
         queued = [job for job in self._store.startable() if not self._starter.leaves_alone(job.id)]
-        known = self._corrected(queued, history)
+        known = self._corrected(queued, history, snapshot.capacity_bytes)
         decision = plan([_candidate(job, known.get(job.id)) for job in queued], resident, _capacity(snapshot))
         for job_id, reason in decision.impossible.items():
             self._store.finish_queued(job_id, Outcome.FAILED, reason)
@@ -292,13 +292,13 @@ class Dispatcher:
         )
         write_view(self._home.device_view, view)
 
-    def _corrected(self, queued: Sequence[Job], history: History) -> dict[int, Estimate]:
+    def _corrected(self, queued: Sequence[Job], history: History, largest_bytes: int) -> dict[int, Estimate]:
         """The estimates that there are, by job, corrected by what has been learned since they were made."""
         known, changed = {}, {}
         for job in queued:
-            estimate = estimates.best(job.spec, self._signature(job), history, job.estimate)
+            estimate = estimates.best(job.spec, self._signature(job), history, job.estimate, largest_bytes)
             if job.estimate is not None and estimate is not None:
-                known[job.id] = estimates.beyond(estimate, self._exceeded_bytes(job))
+                known[job.id] = estimates.beyond(estimate, self._exceeded_bytes(job), largest_bytes)
                 if estimate != job.estimate:
                     changed[job.id] = estimate
         if changed:

@@ -104,10 +104,13 @@ def measured(peak_bytes: int, traced: Estimate | None = None) -> Estimate:
     return replace(traced, bytes=known.bytes, basis=known.basis, margin=known.margin)
 
 
-def best(spec: JobSpec, signature: str, history: History, traced: Estimate | None) -> Estimate | None:
+def best(
+    spec: JobSpec, signature: str, history: History, traced: Estimate | None, largest_bytes: int | None = None
+) -> Estimate | None:
     """The most trusted estimate there is: declared before measured before modelled; None if there is none.
 
-    Its margin is what the history of the device says, and more if a job of this signature ran out of memory with that.
+    Its margin is what the history of the device says, and more if a job of this signature ran out of memory with that;
+    `largest_bytes` is what the device has for one job.
     """
     if (size_bytes := spec.resources.memory_bytes) is not None:
         return declared(size_bytes)
@@ -116,17 +119,20 @@ def best(spec: JobSpec, signature: str, history: History, traced: Estimate | Non
     if known is None or known.basis is Basis.PROBED:
         return known
     known = replace(known, margin=history.margin(known.basis))
-    return beyond(known, history.exceeded_bytes.get(signature))
+    return beyond(known, history.exceeded_bytes.get(signature), largest_bytes)
 
 
-def beyond(estimate: Estimate, exceeded_bytes: int | None) -> Estimate:
-    """The estimate with a reservation of half as much again as what was not enough, if anything was not.
+def beyond(estimate: Estimate, exceeded_bytes: int | None, largest_bytes: int | None = None) -> Estimate:
+    """The estimate with a reservation of half as much again as what was not enough, if anything was not; but no more
+    than the `largest_bytes` of the device, unless these were not enough.
 
     A prediction above that knows it already, and stays.
     """
     if exceeded_bytes is None or estimate.bytes > exceeded_bytes or estimate.basis is Basis.PROBED:
         return estimate
     wanted = exceeded_bytes * OUT_OF_MEMORY_GROWTH
+    if largest_bytes is not None and (whole := largest_bytes // MiB * MiB) > exceeded_bytes:
+        wanted = min(wanted, whole - MiB / 2)  # a reservation is rounded up
     return replace(estimate, margin=max(estimate.margin, wanted / estimate.bytes - 1))
 
 

@@ -123,7 +123,7 @@ def forecast(
     """The best estimate of a job there is. One whose memory is declared need not be traced."""
     reply = None if isinstance(traced, Failed) else traced
     modelled = None if reply is None else estimates.modelled(reply.components, reply.parameters)
-    best = estimates.best(spec, signature, known, modelled)
+    best = estimates.best(spec, signature, known, modelled, capacity_bytes)
     if best is None:
         assert isinstance(traced, Failed)
         return Forecast(file=str(path), name=spec.name, error=traced.reason)

@@ -6,15 +6,17 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scheduler.log import HEAD_BYTES, CappedLog
-from scheduler.process import resident_bytes
+from scheduler.process import inheriting, resident_bytes
 
 _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 20  # of a reply; and no more is read at once, however fast a process writes
 _TAIL_BYTES = 500
+_MARK = "GPUQ_TRACING"  # in the environment of it and all that it starts: which of our processes that is
 
 
 class TracingProcess:
@@ -26,12 +28,13 @@ class TracingProcess:
             if log.stat().st_size > HEAD_BYTES:
                 log.unlink()
         kept = CappedLog(log)
+        self._mark = f"{os.getpid()} {time.monotonic_ns()}"
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", _MARK: self._mark},
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -83,6 +86,9 @@ class TracingProcess:
         """End it, and whatever it has started; its exit code, or minus the signal that ended it."""
         if self._process.returncode is None:  # not reaped yet, so the group's id is still its own
             os.killpg(self._process.pid, signal.SIGKILL)
+            for started, mark in inheriting(_MARK):
+                if mark == self._mark:  # it has left the group
+                    started.send(signal.SIGKILL)
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()

@@ -87,6 +87,8 @@ def _out_of_memory(failure: Failure | None, attempt: Attempt, earlier: Sequence[
     held = f"needed more than the {format_bytes(attempt.reservation_bytes)} reserved"
     if failure is not None and failure.requested_bytes is not None:
         held += f" (an allocation of {format_bytes(failure.requested_bytes)} failed)"
+    elif failure is not None:
+        held += f" ({failure.message.removesuffix(': ')})"
     if tries >= MAX_OUT_OF_MEMORY:
         return Verdict(Outcome.OUT_OF_MEMORY, f"{held}, {tries} times in a row", requeue=False)
     return Verdict(Outcome.OUT_OF_MEMORY, f"{held}; queued again with a larger reservation", requeue=True)

@@ -17,6 +17,7 @@ from jobs.trace_messages import Constants, Message, OutOfMemory, Reply, Request,
 
 NETWORKS = """
 import os
+import torch
 from torch import nn
 
 def hoarding(classes, channels):
@@ -31,6 +32,9 @@ def wide(classes, channels):
 def forking(classes, channels):
     os.fork()
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, classes))
+
+def compiled(classes, channels):
+    return torch.compile(nn.Sequential(nn.Flatten(), nn.Linear(channels * 32 * 32, classes)))
 """
 
 
@@ -73,6 +77,7 @@ def said(user_file: Path, unruly_file: Path, cache_dir: Path) -> list[Message]:
         job("baseline-130k"),
         user_job(unruly_file, "forking"),
         TORCHVISION,
+        user_job(unruly_file, "compiled"),
         user_job(user_file, "small"),
         user_job(unruly_file, "hoarding"),
     ]
@@ -95,7 +100,7 @@ def test_the_process_says_when_data_are_prepared_and_tracing_begins(said: list[M
 
 
 def test_there_is_a_reply_a_request_in_order_whatever_a_network_does(replies: list[Reply]) -> None:
-    assert [reply.key for reply in replies] == list(range(10))
+    assert [reply.key for reply in replies] == list(range(11))
 
 
 def test_a_network_that_prints_is_estimated_like_any_other(replies: list[Reply]) -> None:
@@ -111,8 +116,9 @@ def test_a_network_that_prints_is_estimated_like_any_other(replies: list[Reply])
         (3, "no such thing"),
         (4, "defines no 'nothing'"),
         (5, "cannot be traced: a queued job is measured by a few steps alone on the device"),
+        (9, "it is compiled by torch.compile, so it cannot be traced: a queued job is measured"),
     ],
-    ids=["raises", "returns maps", "cannot be built", "is not there", "reads values"],
+    ids=["raises", "returns maps", "cannot be built", "is not there", "reads values", "compiled"],
 )
 def test_a_network_that_cannot_be_traced_is_one_line(replies: list[Reply], number: int, words: str) -> None:
     error = replies[number].error
@@ -120,6 +126,10 @@ def test_a_network_that_cannot_be_traced_is_one_line(replies: list[Reply], numbe
     assert words in error
     assert len(error.splitlines()) == 1
     assert replies[number].components == {}
+
+
+def test_networks_that_train_although_they_cannot_be_traced_are_known_as_such(replies: list[Reply]) -> None:
+    assert [reply.key for reply in replies if reply.untraceable] == [5, 9]
 
 
 def test_an_error_names_the_network(replies: list[Reply], user_file: Path) -> None:
@@ -135,8 +145,8 @@ def test_data_that_cannot_be_prepared_are_not_the_fault_of_the_network(tmp_path:
 
 
 def test_a_network_that_takes_more_memory_than_it_may_gets_no_reply(said: list[Message], replies: list[Reply]) -> None:
-    assert replies[9].error is None  # one that takes less
-    assert [type(message) for message in said if message.key == 10] == [Tracing, OutOfMemory]
+    assert replies[10].error is None  # one that takes less
+    assert [type(message) for message in said if message.key == 11] == [Tracing, OutOfMemory]
 
 
 def test_weights_of_a_traced_network_take_no_memory(unruly_file: Path, cache_dir: Path) -> None:

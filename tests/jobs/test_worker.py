@@ -97,6 +97,10 @@ class TestProcess:
         ended = subprocess.run(command(files), stdout=subprocess.PIPE, env=buffered, timeout=DEADLINE_S, check=True)
         assert ended.stdout.count(b"a thread waits") == ended.stdout.count(b"a library prints") == 1
 
+    def test_it_succeeds_even_if_a_network_has_closed_or_replaced_its_streams(self) -> None:
+        script = "import sys; from jobs.worker import leave; sys.stdout = None; sys.stderr.close(); leave(0)"
+        assert subprocess.run([sys.executable, "-c", script], timeout=DEADLINE_S, check=False).returncode == 0
+
     def test_it_takes_no_more_memory_than_it_says_at_its_end(
         self, user_file: Path, cache_dir: Path, prepared: Callable[[JobSpec], RunDir]
     ) -> None:
@@ -128,6 +132,12 @@ ENDS = {
     "success": ("small", {}, ExitCode.SUCCEEDED, None),
     "an error in the network": ("Raising", {"error": "RuntimeError"}, ExitCode.FAILED, "RuntimeError: first line"),
     "sys.exit(0) in the network": ("Raising", {"error": "SystemExit"}, ExitCode.FAILED, "SystemExit: 0"),
+    "an interrupt that nobody sent": (
+        "Raising",
+        {"error": "KeyboardInterrupt"},
+        ExitCode.FAILED,
+        "KeyboardInterrupt: mine",
+    ),
     "an error of the device": (
         "Raising",
         {"error": "device"},

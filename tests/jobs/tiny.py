@@ -115,6 +115,7 @@ ERRORS = {
     "allocator": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
     "device": RuntimeError("CUDA error: unknown error"),
     "SystemExit": SystemExit(0),
+    "KeyboardInterrupt": KeyboardInterrupt("mine"),
 }
 
 

@@ -11,7 +11,7 @@ from jobs.estimator import CPU_TRAINING_BYTES
 from jobs.run_dir import Peak, write_record
 from scheduler.check import Check, check_job, compared, conclusion, show, telling
 from scheduler.errors import UnknownJobError
-from scheduler.estimate import modelled
+from scheduler.estimate import Basis, modelled
 from scheduler.home import Home
 from scheduler.states import Outcome
 
@@ -68,6 +68,11 @@ def test_the_reservation_is_the_one_it_was_placed_with_whatever_was_given_back(
     queue.end(job_id, Outcome.SUCCEEDED, peak=290 * MiB, shows_peak=True)
     found = check_job(home, job_id)
     assert (found.reservation_bytes, found.left_bytes) == (GiB, 300 * MiB)
+
+
+def test_nothing_was_estimated_of_a_job_that_was_to_show_its_peak(queue: Queue, job_id: int) -> None:
+    found = compared(queue.store.job(job_id), attempt(peak_bytes=MiB, basis=Basis.PROBED, predicted_bytes=0), None)
+    assert (found.estimate_bytes, found.error, found.used_bytes) == (None, None, MiB)
 
 
 def test_a_worker_that_was_killed_has_told_no_parts(home: Home, queue: Queue, job_id: int) -> None:

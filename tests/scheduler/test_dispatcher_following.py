@@ -2,7 +2,7 @@
 
 import pytest
 from bench import Bench
-from builders import STEPS, MiB, ended, metrics
+from builders import STEPS, GiB, MiB, ended, metrics
 
 from jobs.run_dir import (
     ExitCode,
@@ -145,12 +145,19 @@ def test_a_job_that_ran_out_of_memory_starts_again_with_half_as_much_more(bench:
     assert bench.launch(job_id).reservation_bytes == 150 * MiB
 
 
-def test_a_job_that_no_longer_fits_the_device_fails_with_the_reason(bench: Bench) -> None:
+def test_a_job_that_ran_out_of_memory_starts_again_with_the_whole_device_before_it_is_given_up(bench: Bench) -> None:
     job_id = bench.started(memory="800 MiB")
     bench.end(job_id, signal=9, killed_for=KilledFor.MEMORY)
     bench.tick()
+    assert bench.launch(job_id).reservation_bytes == GiB
+
+
+def test_a_job_that_no_longer_fits_the_device_fails_with_the_reason(bench: Bench) -> None:
+    job_id = bench.started(memory="1 GiB")
+    bench.end(job_id, signal=9, killed_for=KilledFor.MEMORY)
+    bench.tick()
     assert bench.job(job_id).outcome is Outcome.FAILED
-    assert "needs 1.2 GiB, the device has 1.0 GiB at most" in (bench.job(job_id).reason or "")
+    assert "needs 1.5 GiB, the device has 1.0 GiB at most" in (bench.job(job_id).reason or "")
 
 
 def test_a_job_that_fails_twice_at_the_same_place_is_over_and_the_rest_goes_on(bench: Bench) -> None:

@@ -50,6 +50,23 @@ NETWORKS = dedent(
             sys.exit()
 
 
+    class Asking(Tame):
+        def forward(self, images):
+            input()
+
+
+    class Leaving(Tame):
+        def forward(self, images):
+            os._exit(0)
+
+
+    class Meddling(Tame):
+        def forward(self, images):
+            torch.set_default_dtype(torch.float64)
+            torch.set_grad_enabled(False)
+            torch.empty = sys.excepthook = None
+
+
     class Printing(Tame):
         def forward(self, images):
             print("x" * (1 << 20))
@@ -65,6 +82,16 @@ NETWORKS = dedent(
     class Threading(Tame):
         def forward(self, images):
             threading.Thread(target=signal.pause).start()
+            return super().forward(images)
+
+
+    class Straying(Tame):
+        def forward(self, images):
+            if os.fork() == 0:
+                os.setsid()
+                with BEGUN.with_name("strays").open("a") as strays:
+                    print(os.getpid(), file=strays)
+                signal.pause()
             return super().forward(images)
 
 
@@ -86,15 +113,19 @@ NETWORKS = dedent(
 
 # Those that end a process one after the other: in between, that process has answered others, and gets another chance.
 ORDER = (
-    *("Growing", "Endless"),
-    *("Pair", "Interrupting", "Quitting", "Printing", "Threading", "Forking", "Tame"),
+    *("Growing", "Endless", "Leaving"),
+    *("Pair", "Interrupting", "Quitting", "Asking", "Meddling", "Straying", "Printing", "Threading", "Forking", "Tame"),
 )
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reply | str]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("unruly")
+
+
+@pytest.fixture(scope="module")
+def known(folder: Path) -> dict[str, Reply | str]:
     """What became of each network, traced one after the other by the estimator that jobs meet; reasons without file."""
-    folder = tmp_path_factory.mktemp("unruly")
     file = folder / "unruly.py"
     file.write_text(NETWORKS)
     limits = Limits(memory_bytes=256 << 20, trace_cpu_s=3)
@@ -127,6 +158,9 @@ def _without_file(one: Reply | Failed, file: Path) -> Reply | str:
         ("Pair", "unruly.py:Pair returned tuple, expected logits of shape (256, 10)"),
         ("Interrupting", "unruly.py:Interrupting: KeyboardInterrupt"),
         ("Quitting", "unruly.py:Quitting: SystemExit"),
+        ("Leaving", "unruly.py:Leaving: tracing it ended its process with exit code 0"),
+        ("Meddling", "unruly.py:Meddling returned NoneType, expected logits of shape (256, 10)"),
+        ("Asking", "unruly.py:Asking: EOFError: EOF when reading a line"),
     ],
 )
 def test_an_unruly_network_fails_with_a_line_that_names_it(
@@ -141,6 +175,16 @@ def test_a_network_with_odd_habits_is_estimated_like_any_other(known: dict[str, 
     assert isinstance(odd, Reply), odd
     assert isinstance(tame, Reply), tame
     assert odd.components["activations"] == tame.components["activations"]
+
+
+def test_what_a_network_changes_in_its_process_is_gone_for_the_next(known: dict[str, Reply | str]) -> None:
+    assert not [name for name in ("Printing", "Threading", "Forking", "Tame") if isinstance(known[name], str)]
+
+
+@pytest.mark.usefixtures("known")
+def test_what_a_network_has_started_in_a_session_of_its_own_ends_with_the_estimator(folder: Path) -> None:
+    strays = [int(pid) for pid in (folder / "strays").read_text().split()]
+    eventually(lambda: not any(map(psutil.pid_exists, strays)), "their end")
 
 
 def has_ended(process: psutil.Process) -> bool:

@@ -77,6 +77,16 @@ def history(*outcomes: Outcome, start_step: int = 0) -> list[Attempt]:
             ),
         ),
         (
+            ended(exit_code=ExitCode.OUT_OF_MEMORY),
+            Failure(kind="MemoryError", message="MemoryError: Unable to allocate 8.00 TiB for an array"),
+            Verdict(
+                Outcome.OUT_OF_MEMORY,
+                "needed more than the 512 MiB reserved (MemoryError: Unable to allocate 8.00 TiB for an array); "
+                "queued again with a larger reservation",
+                requeue=True,
+            ),
+        ),
+        (
             ended(exit_code=ExitCode.TIMED_OUT),
             Failure(kind="TimeUp", message="its time limit of 6h is up (limits.time)"),
             Verdict(
