@@ -7,8 +7,8 @@ from jobs.memory import cap_memory, own_context_bytes, peak_bytes
 MiB = 1 << 20
 
 # A peak that has risen by no more than this from one evaluation to the next has settled, and as much is left to it for
-# what is still to come. On the CPU that was 1.6 % at most (docs/memory-model.md, "What a job gives back"). On a GPU it is
-# fragmentation, and the caching allocator frees what it can before it fails.
+# what is still to come. On the CPU that was 1.6 % at most (docs/memory-model.md, "What a job gives back"). On a GPU it
+# is fragmentation, and the caching allocator frees what it can before it fails.
 GROWTH = {"cpu": 0.05, "cuda": 0.02}
 
 

@@ -65,14 +65,17 @@ def at_post(home: Home, store: Store) -> Iterator[None]:
         if running_dispatcher(store) is not None:
             raise DispatcherRunningError("a dispatcher is running already; `gpuq stop` stops it")
         time.sleep(POLL_S)  # another is just taking up the post, or giving it up
-    identity = own_identity()
-    store.register_dispatcher(identity)
+    store.register_dispatcher(own_identity())
     try:
         yield
     finally:
-        with contextlib.suppress(sqlite3.OperationalError):  # of a full disk: nobody answers to this identity any more
-            store.unregister_dispatcher(identity, only_if_idle=False)
+        _give_up_post(store)
         lock.release()
+
+
+def _give_up_post(store: Store) -> None:
+    with contextlib.suppress(sqlite3.OperationalError):  # of a full disk: soon nobody answers to this identity any more
+        store.unregister_dispatcher(own_identity(), only_if_idle=False)
 
 
 def _acquired(lock: FileLock) -> bool:
@@ -111,6 +114,7 @@ def serve(
             stop.requested.wait(delay_s)
         if stop.requested.is_set():
             log.info("asked to stop: attempts write a checkpoint and end")
+            _give_up_post(store)  # whoever queues jobs from now on starts another, which waits for our lock
             dispatcher.shut_down()
         else:
             dispatcher.leave()

@@ -110,6 +110,18 @@ def test_a_job_that_does_not_stop_is_killed_after_its_grace_time_and_queued_agai
     assert (night.state(), night.outcomes()) == (State.QUEUED, [Outcome.STOPPED])
 
 
+def test_one_that_stops_has_left_its_post_so_that_whoever_queues_jobs_meanwhile_starts_another(night: Night) -> None:
+    stopping = night.begin(STOPS + "    wait_for('go'); sys.exit(75)")
+    night.wait_for("ready")
+    stopping.send_signal(signal.SIGTERM)
+    night.wait_for("asked")
+    assert (night.dispatcher(), stopping.poll()) == (None, None)
+    another = night.run()
+    night.file("go").touch()
+    assert another.wait(timeout=60) == 0
+    assert night.outcomes() == [Outcome.STOPPED, Outcome.SUCCEEDED]
+
+
 def test_a_second_ctrl_c_ends_it_at_once_and_nothing_is_lost(night: Night) -> None:
     """The worker goes on to its checkpoint by itself; whoever comes next finds it there."""
     dispatcher = night.begin(STOPS + "    wait_for('go'); sys.exit(75)")
