@@ -9,6 +9,7 @@ from jobs.run_dir import (
     AttemptFiles,
     ExitRecord,
     Failure,
+    Launch,
     Peak,
     Progress,
     Result,
@@ -196,7 +197,8 @@ class Dispatcher:
         *earlier, attempt = self._store.counted_attempts(job)
         live = Live(job, attempt, live.files)  # as it is after the last metrics
         failure, result = read_whole(files.failure, Failure), read_whole(live.files.result, Result)
-        verdict = judge(ended, failure, job.wish, attempt, earlier, has_result=result is not None)
+        tries = [one for one in earlier if not _had_kept_too_little(live.files, one)]
+        verdict = judge(ended, failure, job.wish, attempt, tries, has_result=result is not None)
         log.info("job %d attempt %d: %s%s", attempt.job_id, attempt.number, verdict.outcome, _because(verdict.reason))
         self._signatures.pop(job.id, None)  # a user's file may change before the next attempt
         self._history = None
@@ -332,6 +334,13 @@ class Dispatcher:
         )
         gives_back = self._exceeded_bytes(job) is None  # else giving back may have been why it ran out
         self._starter.start(job, placement.reservation_bytes, prediction, estimate.parameters, gives_back=gives_back)
+
+
+def _had_kept_too_little(files: RunDir, attempt: Attempt) -> bool:
+    """Whether it ran out of memory after it had given some back: its whole reservation has not been tried yet."""
+    launch = read_whole(files.attempt(attempt.number).launch, Launch)
+    gave_back = launch is not None and attempt.reservation_bytes < launch.reservation_bytes
+    return gave_back and attempt.outcome is Outcome.OUT_OF_MEMORY
 
 
 def _last_step(live: Live) -> int:

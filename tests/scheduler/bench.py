@@ -58,6 +58,7 @@ class Engine:
         if self.fails_to_start:
             raise KeyboardInterrupt  # the dispatcher dies here
         self.launches[files.attempt(launch.number).folder] = launch
+        write_record(files.attempt(launch.number).launch, launch)
         self.reserved_at_start.append(sum(one.reservation_bytes for one in self._store.live_attempts()))
 
     def poll(self, attempt: AttemptFiles) -> ExitRecord | None:

@@ -102,6 +102,16 @@ def test_it_runs_out_of_what_it_had_kept_and_has_its_whole_reservation_again(ben
     assert bench.launch(job_id).reservation_bytes == 800 * MiB
 
 
+def test_that_is_none_of_its_three_tries(bench: Bench) -> None:
+    job_id = running(bench, memory="300 MiB", left_mib=200)
+    for held_mib in (210, 310, 460, 700):
+        assert bench.job(job_id).outcome is None
+        bench.end(job_id, signal=9, killed_for=KilledFor.MEMORY, resident_peak_bytes=held_mib * MiB)
+        bench.tick()
+    assert [one.reservation_bytes // MiB for one in bench.store.attempts(job_id)] == [200, 300, 450, 675]
+    assert bench.job(job_id).outcome is Outcome.OUT_OF_MEMORY
+
+
 def test_what_it_gave_back_just_before_its_end_counts(bench: Bench) -> None:
     """Else it would be half as much again as a reservation that was enough."""
     job_id = running(bench)
