@@ -77,6 +77,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     parameters: int
     resumed_from_step: int
     steps: int | None = None  # of the whole training; a gpuq of schema 1 did not tell
+    steps_to_peak: int | None = None  # after so many steps of this attempt it has held the most memory
     elapsed_s: float = 0.0  # training time of the earlier attempts
     reservation_bytes: int | None = None  # what it is held to since it gave back the rest; None: to all of it
 

@@ -49,11 +49,14 @@ def chosen_chunk_size(chunk_size: int | None, device: torch.device) -> int:
     return chunk_size or (4096 if device.type == "cuda" else 256)
 
 
-def steps_to_peak(chunk_size: int | None, batch_size: int, device: torch.device) -> int:
+def steps_to_peak(
+    chunk_size: int | None, batch_size: int, device: torch.device, steps_per_epoch: int | None = None
+) -> int:
     """Steps after which a training has held the most: two steps into the second chunk, which is made beside the first's
-    last batch; by the second step the optimizer has its state.
+    last batch; by the second step the optimizer has its state. An epoch ends a chunk, if it is known to be so short.
     """
-    return max(1, chosen_chunk_size(chunk_size, device) // batch_size) + STEPS_PER_CHUNK
+    steps_per_chunk = max(1, chosen_chunk_size(chunk_size, device) // batch_size)
+    return min(steps_per_chunk, steps_per_epoch or steps_per_chunk) + STEPS_PER_CHUNK
 
 
 def mixed_precision(precision: str, device: torch.device) -> Amp:

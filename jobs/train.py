@@ -118,8 +118,11 @@ class Trainer:
         spec, around = self.spec, self.around
         if around.reservation_bytes is None or spec.diagnostics.landscape:
             return None
-        enough = steps_to_peak(spec.data.chunk_size, spec.train.batch_size, around.device)
-        return Surplus(around.device, around.reservation_bytes, around.context_bytes, enough)
+        return Surplus(around.device, around.reservation_bytes, around.context_bytes, self._steps_to_peak())
+
+    def _steps_to_peak(self) -> int:
+        data, train = self.spec.data, self.spec.train
+        return steps_to_peak(data.chunk_size, train.batch_size, self.around.device, self.length.steps_per_epoch)
 
     def _resume(self) -> None:
         files, room = self.around.files, self.around.room
@@ -134,6 +137,7 @@ class Trainer:
             parameters=self._parameters(),
             resumed_from_step=self.position.step,
             steps=self.length.steps,
+            steps_to_peak=self._steps_to_peak(),
             elapsed_s=so_far_s,
         )
         room(write_record, self.around.attempt.progress, self.progress)

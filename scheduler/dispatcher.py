@@ -213,10 +213,15 @@ class Dispatcher:
             requeue=verdict.requeue,
             exit_code=ended.exit_code if ended.signal is None else -ended.signal,
             peak_bytes=self._needed_bytes(live, verdict.outcome, ended, failure),
-            shows_peak=has_probed(ended, attempt)
-            or estimates.shows_its_peak(job.spec, verdict.outcome, attempt.start_step, _last_step(live)),
+            shows_peak=has_probed(ended, attempt) or self._shows_its_peak(live, verdict.outcome),
             test_accuracy=None if result is None else result.test_accuracy,
         )
+
+    def _shows_its_peak(self, live: Live, outcome: Outcome) -> bool:
+        progress = read_whole(live.attempt_files.progress, Progress)
+        steps_to_peak = None if progress is None else progress.steps_to_peak
+        start_step = live.attempt.start_step
+        return estimates.shows_its_peak(live.job.spec, outcome, start_step, _last_step(live), steps_to_peak)
 
     def _needed_bytes(self, live: Live, outcome: Outcome, ended: ExitRecord, failure: Failure | None) -> int | None:
         """The most memory an attempt held; if it ran out of memory, what it needed at least."""

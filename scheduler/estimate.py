@@ -22,7 +22,7 @@ from scheduler.states import Outcome
 MiB = 1 << 20
 
 OUT_OF_MEMORY_GROWTH = 1.5
-_PEAK_STEPS = 2  # of the first step the optimizer's state is not there yet
+_PEAK_STEPS = 2  # at least: of the first step the optimizer's state is not there yet
 
 
 class Basis(StrEnum):
@@ -136,18 +136,17 @@ def beyond(estimate: Estimate, exceeded_bytes: int | None, largest_bytes: int | 
     return replace(estimate, margin=max(estimate.margin, wanted / estimate.bytes - 1))
 
 
-def shows_its_peak(spec: JobSpec, outcome: Outcome, start_step: int | None, last_step: int) -> bool:
+def shows_its_peak(
+    spec: JobSpec, outcome: Outcome, start_step: int | None, last_step: int, steps_to_peak: int | None = None
+) -> bool:
     """Whether an ended attempt went through all that takes memory: its peak is then that of every job like it.
 
-    That is so of a whole training, and of a part of it, from `start_step` (None: it never began) to an evaluation at
-    `last_step`; but not before the landscape, if there is to be one, which may take more.
+    It trained from `start_step` (None: it never began) to an evaluation at `last_step`. That has to be `steps_to_peak`
+    steps, as its worker told, even of a whole training: its like may be longer. A landscape may take more than before.
     """
-    if outcome is Outcome.SUCCEEDED and not start_step:
-        return True
-    if start_step is None:
+    if start_step is None or last_step - start_step < (steps_to_peak or _PEAK_STEPS):
         return False
-    trained = last_step - start_step >= _PEAK_STEPS
-    return trained and (outcome is Outcome.SUCCEEDED or not spec.diagnostics.landscape)
+    return outcome is Outcome.SUCCEEDED or not spec.diagnostics.landscape
 
 
 def needed_at_least(reservation_bytes: int, held_bytes: int, requested_bytes: int | None) -> int | None:

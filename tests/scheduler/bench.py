@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builders import ORIGIN, GiB, ended, spec
+from builders import ORIGIN, GiB, ended, metrics, spec
 from msgspec.structs import replace
 
 from jobs.run_dir import (
@@ -15,6 +15,7 @@ from jobs.run_dir import (
     Progress,
     Result,
     RunDir,
+    append_line,
     read_whole,
     write_record,
 )
@@ -181,9 +182,14 @@ class Bench:
         write_record(self.files(job_id).progress, replace(progress, reservation_bytes=left_bytes))
 
     def end(self, job_id: int, **record: object) -> None:
-        """Let the attempt end so; a worker that succeeds has left its result before."""
+        """Let the attempt end so; a worker that succeeds has begun, was evaluated, and left its result before."""
         if record.get("exit_code") == ExitCode.SUCCEEDED:
-            write_record(self.home.run_dir(job_id).result, RESULT)
+            files = self.home.run_dir(job_id)
+            if not self.files(job_id).progress.exists():
+                self.begin(job_id)
+            if not files.metrics.exists():
+                append_line(files.metrics, metrics(1, peak_bytes=0))
+            write_record(files.result, RESULT)
         self.engine.ended[self.files(job_id).folder] = ended(**record)
 
     def starting(self) -> list[int]:

@@ -131,7 +131,8 @@ def test_a_reservation_is_half_as_large_again_as_the_last_that_was_not_enough(
 @pytest.mark.parametrize(
     ("outcome", "start_step", "last_step", "shows"),
     [
-        (Outcome.SUCCEEDED, 0, 1, True),
+        (Outcome.SUCCEEDED, 0, 1, False),
+        (Outcome.SUCCEEDED, 0, 2, True),
         (Outcome.SUCCEEDED, 300, 400, True),
         (Outcome.SUCCEEDED, 400, 400, False),
         (Outcome.CANCELLED, 0, 100, True),
@@ -145,6 +146,11 @@ def test_an_attempt_shows_its_peak_when_it_was_evaluated_after_two_steps(
     outcome: Outcome, start_step: int | None, last_step: int, shows: bool
 ) -> None:
     assert shows_its_peak(spec(), outcome, start_step, last_step) is shows
+
+
+@pytest.mark.parametrize(("last_step", "shows"), [(109, False), (110, True)])
+def test_or_after_as_many_as_its_worker_says_even_if_it_has_trained_to_its_end(last_step: int, shows: bool) -> None:
+    assert shows_its_peak(spec(), Outcome.SUCCEEDED, 100, last_step, steps_to_peak=10) is shows
 
 
 @pytest.mark.parametrize(("outcome", "shows"), [(Outcome.CANCELLED, False), (Outcome.SUCCEEDED, True)])
