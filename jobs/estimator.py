@@ -38,6 +38,7 @@ MiB = 1 << 20
 # On the CPU: the code pages, stacks and kernel scratch that a training touches after its imports. Fitted to 51 small
 # jobs, checked on others (docs/results.md, "Memory").
 CPU_TRAINING_BYTES = 44 * MiB
+LOADING_BYTES = 7 * MiB  # of these, what data and network bring with them before any step
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from jobs.errors import GpuqError
-from jobs.estimator import CPU_TRAINING_BYTES
+from jobs.estimator import CPU_TRAINING_BYTES, LOADING_BYTES
 from jobs.run_dir import Launch, Peak, read_record, read_whole
 from jobs.units import format_bytes
 from scheduler.estimate import Basis
@@ -84,7 +84,7 @@ def cpu_parts(components: Mapping[str, int], peak: Peak) -> list[Part]:
     imports = data = training = None
     if components:
         imports = components["process"] - CPU_TRAINING_BYTES
-        data = _sum(components, ("data", "parameters"))
+        data = _sum(components, ("data", "parameters")) + LOADING_BYTES
         training = sum(components.values()) - imports - data
     return [
         Part(name="imports", estimate_bytes=imports, used_bytes=peak.imported_bytes),

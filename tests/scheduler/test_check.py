@@ -7,7 +7,7 @@ from builders import GiB, MiB, attempt, launch
 from steps import Queue
 
 from jobs.errors import GpuqError
-from jobs.estimator import CPU_TRAINING_BYTES
+from jobs.estimator import CPU_TRAINING_BYTES, LOADING_BYTES
 from jobs.run_dir import Peak, write_record
 from scheduler.check import Check, check_job, compared, conclusion, show, telling
 from scheduler.errors import UnknownJobError
@@ -93,10 +93,10 @@ def test_where_none_did_the_last_with_a_peak_tells() -> None:
 
 def test_on_the_cpu_parts_are_told_apart_by_when_they_came(queue: Queue, job_id: int) -> None:
     peak = Peak(peak_bytes=730 * MiB, imported_bytes=490 * MiB, loaded_bytes=540 * MiB)
-    training = 100 + CPU_TRAINING_BYTES / MiB
+    training = 100 + (CPU_TRAINING_BYTES - LOADING_BYTES) / MiB
     assert parts(queue, job_id, peak) == {
         "imports": (500, 490),
-        "data and network": (25, 50),
+        "data and network": (25 + LOADING_BYTES / MiB, 50),
         "training": (training, 190),
     }
 
