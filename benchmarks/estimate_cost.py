@@ -92,9 +92,10 @@ def _reply(lines: Iterable[bytes]) -> Reply:
 
 
 def _cpu_s(pid: int) -> float:
-    """Of a process and the children that it has waited for."""
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system + times.children_user + times.children_system)
+    """Of a process and its children, be they over or not."""
+    process = psutil.Process(pid)
+    each = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(one.user + one.system + one.children_user + one.children_system for one in each))
 
 
 def report(rows: list[dict[str, Any]], firsts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from scheduler.states import Outcome, State
 from scheduler.store import Store
 
 JOBS, RACERS, ATTEMPTS = 6, 3, 16
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 # What may happen to a job in a state, and where it is then.
 COURSE = {

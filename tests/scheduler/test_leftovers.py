@@ -112,6 +112,8 @@ def left_behind(home: Home) -> Iterator[Callable[[int], "subprocess.Popen[bytes]
     def start_one(job_id: int) -> "subprocess.Popen[bytes]":
         marked = leftovers.mark(home.run_dir(job_id).attempt(1))
         started.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, env={**os.environ, **marked}))
+        environ = Path(f"/proc/{started[-1].pid}/environ")
+        eventually(lambda: environ.read_bytes() != b"", "its environment to be there: a moment after Popen returns")
         return started[-1]
 
     yield start_one
