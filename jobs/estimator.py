@@ -5,6 +5,7 @@ standard input is nothing, never a request.
 """
 
 import contextlib
+import gc
 import importlib
 import math
 import os
@@ -40,6 +41,8 @@ MiB = 1 << 20
 CPU_TRAINING_BYTES = 44 * MiB
 LOADING_BYTES = 7 * MiB  # of these, what data and network bring with them before any step
 
+_NOTHING_COMPILED: Final = "fail_on_recompile"  # torch.compiler.set_stance
+
 
 def main() -> None:
     """Answer requests until there are no more, or a network takes more memory than it may: it may still hold it."""
@@ -58,6 +61,7 @@ def _import_all() -> None:
     _imports()
     importlib.import_module("jobs.trace")
     _imported_data_bytes()
+    gc.freeze()  # else a fork's collector goes through all that was imported, and so makes it the fork's own
 
 
 def answer(request: Request, say: Callable[[Tracing], None] = lambda _: None) -> Reply:
@@ -135,9 +139,6 @@ def _is_compiled(error: BaseException) -> bool:
     it compiles takes other memory than a trace tells.
     """
     return isinstance(error, RuntimeError) and f"torch.compile stance is '{_NOTHING_COMPILED}'" in str(error)
-
-
-_NOTHING_COMPILED: Final = "fail_on_recompile"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from builders import ORIGIN, spec
+from hand_clock import HandClock
 from steps import Queue
 
 from scheduler.background import ensure_dispatcher, running_dispatcher, stop_dispatcher
@@ -128,40 +129,32 @@ def test_stopping_waits_until_the_dispatcher_has_gone(store: Store, holder: "sub
 # -- when a dispatcher has had nothing to do for a while --------------------------------------------------------
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def idleness(store: Store, clock: Clock) -> Idleness:
+def idleness(store: Store, clock: HandClock) -> Idleness:
     store.register_dispatcher(own_identity())
     return Idleness(store, clock)
 
 
-def test_a_dispatcher_with_nothing_to_do_stays_a_while(store: Store, clock: Clock, idleness: Idleness) -> None:
+def test_a_dispatcher_with_nothing_to_do_stays_a_while(store: Store, clock: HandClock, idleness: Idleness) -> None:
     assert not idleness.is_done()
     clock.now += IDLE_S - 1
     assert not idleness.is_done()
     assert store.dispatcher() == own_identity()
 
 
-def test_then_it_gives_up_the_post(store: Store, clock: Clock, idleness: Idleness) -> None:
+def test_then_it_gives_up_the_post(store: Store, clock: HandClock, idleness: Idleness) -> None:
     assert not idleness.is_done()
     clock.now += IDLE_S
     assert idleness.is_done()
     assert store.dispatcher() is None
 
 
-def test_work_in_between_starts_the_while_anew(store: Store, clock: Clock, idleness: Idleness) -> None:
+def test_work_in_between_starts_the_while_anew(store: Store, clock: HandClock, idleness: Idleness) -> None:
     assert not idleness.is_done()
     clock.now += IDLE_S
     [job_id], _ = store.submit([spec()], ORIGIN)
@@ -174,7 +167,7 @@ def test_work_in_between_starts_the_while_anew(store: Store, clock: Clock, idlen
     "hold", [lambda store: store.pause(1), lambda store: store.pause_queue()], ids=["job", "queue"]
 )
 def test_what_is_paused_is_nothing_to_do(
-    store: Store, clock: Clock, idleness: Idleness, hold: Callable[[Store], object]
+    store: Store, clock: HandClock, idleness: Idleness, hold: Callable[[Store], object]
 ) -> None:
     store.submit([spec()], ORIGIN)
     hold(store)
@@ -184,7 +177,7 @@ def test_what_is_paused_is_nothing_to_do(
 
 
 def test_a_live_job_keeps_it_at_its_post_while_the_queue_is_paused(
-    queue: Queue, store: Store, clock: Clock, idleness: Idleness
+    queue: Queue, store: Store, clock: HandClock, idleness: Idleness
 ) -> None:
     queue.running()
     store.pause_queue()
@@ -193,7 +186,7 @@ def test_a_live_job_keeps_it_at_its_post_while_the_queue_is_paused(
     assert not idleness.is_done()
 
 
-def test_a_job_resumed_at_the_last_moment_keeps_it_at_its_post(queue: Queue, store: Store, clock: Clock) -> None:
+def test_a_job_resumed_at_the_last_moment_keeps_it_at_its_post(queue: Queue, store: Store, clock: HandClock) -> None:
     store.register_dispatcher(own_identity())
     job_id = queue.paused()
 

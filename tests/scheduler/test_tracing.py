@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 from builders import spec
+from hand_clock import HandClock
 from waiting import eventually
 
 from jobs.trace_messages import Reply
@@ -86,23 +87,13 @@ ESTIMATOR = dedent(
 LIMITS = Limits(prepare_s=900.0, trace_s=60.0, trace_cpu_s=5, memory_bytes=48 << 20)
 
 
-class Clock:
-    """Goes on only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def tracer(tmp_path: Path, clock: Clock) -> Iterator[Tracer]:
+def tracer(tmp_path: Path, clock: HandClock) -> Iterator[Tracer]:
     command = [sys.executable, "-I", "-S", "-c", ESTIMATOR]
     made = Tracer(CpuDevice(), tmp_path / "cache", tmp_path / "log", clock, command, LIMITS)
     yield made
@@ -207,7 +198,7 @@ def test_one_whose_tracing_is_killed_again_fails(
     assert trace("is killed")[1] == Failed("is killed: tracing it ended its process by SIGKILL")
 
 
-def test_the_data_of_a_job_are_given_up_after_their_time(tracer: Tracer, clock: Clock) -> None:
+def test_the_data_of_a_job_are_given_up_after_their_time(tracer: Tracer, clock: HandClock) -> None:
     tracer.ask(1, spec(network="hangs"), prepare=False)
     clock.now += LIMITS.prepare_s
     assert tracer.poll() == {}
@@ -215,7 +206,7 @@ def test_the_data_of_a_job_are_given_up_after_their_time(tracer: Tracer, clock: 
     assert tracer.poll() == {1: Failed("hangs: preparing its data took more than 900 s")}
 
 
-def test_a_trace_is_given_up_after_its_own_shorter_time(tracer: Tracer, clock: Clock) -> None:
+def test_a_trace_is_given_up_after_its_own_shorter_time(tracer: Tracer, clock: HandClock) -> None:
     def given_up() -> Known:
         clock.now += 10
         return tracer.poll(timeout_s=0.05)
@@ -225,7 +216,7 @@ def test_a_trace_is_given_up_after_its_own_shorter_time(tracer: Tracer, clock: C
     assert clock.now < LIMITS.prepare_s
 
 
-def test_the_time_of_a_trace_begins_when_its_data_are_prepared(tracer: Tracer, clock: Clock) -> None:
+def test_the_time_of_a_trace_begins_when_its_data_are_prepared(tracer: Tracer, clock: HandClock) -> None:
     tracer.ask(1, spec(network="hangs in its trace"), prepare=False)
     clock.now += LIMITS.prepare_s
     assert tracer.poll(timeout_s=20.0) == {}
@@ -233,7 +224,7 @@ def test_the_time_of_a_trace_begins_when_its_data_are_prepared(tracer: Tracer, c
     assert tracer.poll() == {}
 
 
-def test_the_time_of_a_job_begins_when_those_before_it_are_done(tracer: Tracer, clock: Clock) -> None:
+def test_the_time_of_a_job_begins_when_those_before_it_are_done(tracer: Tracer, clock: HandClock) -> None:
     tracer.ask(1, spec(network="fine"), prepare=False)
     tracer.ask(2, spec(network="hangs"), prepare=False)
     clock.now += LIMITS.prepare_s
@@ -242,7 +233,7 @@ def test_the_time_of_a_job_begins_when_those_before_it_are_done(tracer: Tracer, 
     assert tracer.poll() == {}
 
 
-def test_those_after_a_job_that_hangs_are_traced(tracer: Tracer, clock: Clock) -> None:
+def test_those_after_a_job_that_hangs_are_traced(tracer: Tracer, clock: HandClock) -> None:
     tracer.ask(1, spec(network="hangs"), prepare=False)
     tracer.ask(2, spec(network="fine"), prepare=False)
     clock.now += LIMITS.prepare_s + 1
@@ -263,7 +254,7 @@ def test_data_may_take_what_memory_they_need(tracer: Tracer, tmp_path: Path) -> 
     assert tracer.poll() == {}
 
 
-def test_the_log_stays_small_whatever_a_network_prints(tracer: Tracer, clock: Clock, tmp_path: Path) -> None:
+def test_the_log_stays_small_whatever_a_network_prints(tracer: Tracer, clock: HandClock, tmp_path: Path) -> None:
     tracer.ask(1, spec(network="prints for ever"), prepare=False)
     assert tracer.poll(timeout_s=20.0) == {}  # tracing has begun
     eventually(lambda: (tmp_path / "log").stat().st_size >= HEAD_BYTES, "a full log")
